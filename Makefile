@@ -1,0 +1,58 @@
+# Every chore of the project. `make` alone lists them; the first one that needs it sets .venv up.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
+WORKERS ?= 2
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint proto docs bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+setup: $(STAMP)  ## create .venv with everything but Agent Lightning (once)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "AgentGym needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV): about two minutes and 2 GB the first time"
+	@$(PIP) install --root-user-action=ignore --constraint constraints.txt --editable '.[all,demo,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## three agents learn to choose tools, in under two minutes (DEMO_ARGS=...)
+	@$(BIN)/agentgym-daemon demo $(DEMO_ARGS)
+
+test: $(STAMP)  ## all tests, with the coverage floor (WORKERS=2 TEST_ARGS=...)
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+		--cov --cov-config=pyproject.toml --cov-report=term $(TEST_ARGS)
+
+lint: $(STAMP)  ## format, lint, types, import arrows, docs
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+proto: $(STAMP)  ## generate the stubs from proto/ (docs/adr/0003)
+	@cd proto && find agentgym -name '*.proto' | sort | xargs ../$(BIN)/python -m grpc_tools.protoc \
+		-I. --python_out=../plugins --grpc_python_out=../plugins --pyi_out=../plugins
+
+docs: $(STAMP)  ## serve the documentation on localhost
+	@$(BIN)/mkdocs serve
+
+bench: $(STAMP)  ## measure (BENCH=NAME BENCH_ARGS='--json FILE'); without a name, list them
+	@$(BIN)/agentgym-daemon bench $(BENCH) $(BENCH_ARGS)
+
+clean:  ## remove what the other targets made, .venv too
+	@rm -rf $(VENV) build dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

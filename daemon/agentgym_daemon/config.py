@@ -1,0 +1,198 @@
+"""Settings of the daemon: argument, then environment, then daemon.toml, then default.
+
+Declared once, here. The file is $AGENTGYM_HOME/daemon.toml, one `name = value` per setting.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from agentgym_daemon.errors import ConfigError
+
+FILE_NAME = "daemon.toml"
+AGGREGATIONS = ("last", "mean", "min")
+_LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its field in `DaemonConfig`, environment variable, parser, default and help."""
+
+    name: str
+    env: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """All settings of one daemon, resolved and checked."""
+
+    home: Path
+    listen: str | None
+    control_share: float
+    temperature: float
+    floor: float
+    defer_floor: float
+    top_k: int
+    stale_after_s: int
+    retrain_trajectories: int
+    retrain_minutes: float
+    default_reward: float | None
+    default_reward_after_s: float
+    reward_aggregation: str
+    idle_ttl_s: float
+    trainer_timeout_s: float
+    trainer_memory_bytes: int
+    segment_bytes: int
+    seed: int
+
+
+def resolve(
+    arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> DaemonConfig:
+    """The configuration from arguments (None = not given), environment, file and defaults.
+
+    Raises ConfigError naming the setting, where its value came from and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    known = {setting.name for setting in SETTINGS}
+    _refuse_unknown(arguments, known, "argument")
+    home = Path(_value(SETTINGS[0], arguments.get("home"), environ, {}) or _default_home(environ))
+    home = home.expanduser().absolute()
+    file = _read_file(home / FILE_NAME)
+    _refuse_unknown(file, known - {"home"}, str(home / FILE_NAME))
+    values = {
+        setting.name: _value(setting, arguments.get(setting.name), environ, file)
+        for setting in SETTINGS
+    }
+    values["home"] = home
+    config = DaemonConfig(**{field.name: values[field.name] for field in fields(DaemonConfig)})
+    if config.floor + config.defer_floor > 1.0:
+        raise ConfigError(
+            f"floor + defer_floor: expected at most 1, got {config.floor} + {config.defer_floor}"
+        )
+    return config
+
+
+def _default_home(environ: Mapping[str, str]) -> Path:
+    state = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "agentgym"
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: set[str], place: str) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ConfigError(f"{place}: unknown setting {unknown[0]!r}; known: {sorted(known)}")
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML such as 'top_k = 5'; {error}") from error
+
+
+def _value(
+    setting: Setting, argument: Any, environ: Mapping[str, str], file: Mapping[str, Any]
+) -> Any:
+    if argument is not None:
+        raw, place = argument, f"argument {setting.name}"
+    elif environ.get(setting.env):
+        raw, place = environ[setting.env], setting.env
+    elif setting.name in file:
+        raw, place = file[setting.name], f"{FILE_NAME}: {setting.name}"
+    else:
+        return setting.default
+    try:
+        return setting.parse(str(raw))
+    except ValueError as error:
+        raise ConfigError(f"{place}: got {raw!r}; {error}. {setting.help}") from error
+
+
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
+    expected = f"expected a number {'above' if above else 'from'} {low:g}" + (
+        f" to {high:g}" if high < float("inf") else ""
+    )
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not (low < value if above else low <= value) or not value <= high or value == float("inf"):
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def _integer(low: int) -> Callable[[str], int]:
+    expected = f"expected a whole number of at least {low}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(expected) from None
+        if value < low:
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def _optional_reward(text: str) -> float | None:
+    return None if text.lower() in ("none", "off") else _number(0.0, 1.0)(text)
+
+
+def _aggregation(text: str) -> str:
+    if text not in AGGREGATIONS:
+        raise ValueError(f"expected one of {', '.join(AGGREGATIONS)}")
+    return text
+
+
+def _listen(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:4319")
+    if host not in _LOOPBACK:
+        raise ValueError(
+            f"expected a loopback host ({', '.join(sorted(_LOOPBACK))}): TCP is not encrypted, "
+            "so it never leaves this machine; use an SSH tunnel or an OTel Collector"
+        )
+    return text
+
+
+_INFINITY = float("inf")
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("home", "AGENTGYM_HOME", str, None, "The daemon's directory; default $XDG_STATE_HOME/agentgym."),
+    Setting("listen", "AGENTGYM_DAEMON_LISTEN", _listen, None, "Also listen on TCP, HOST:PORT on loopback; default: only the unix socket."),
+    Setting("control_share", "AGENTGYM_DAEMON_CONTROL_SHARE", _number(0, 1), 0.10, "Share of trajectories that run without the policy, for comparison."),
+    Setting("temperature", "AGENTGYM_DAEMON_TEMPERATURE", _number(0, _INFINITY, above=True), 0.05, "Temperature of sampling, in units of reliability."),
+    Setting("floor", "AGENTGYM_DAEMON_FLOOR", _number(0, 1), 0.02, "Probability that is spread evenly over the tool arms."),
+    Setting("defer_floor", "AGENTGYM_DAEMON_DEFER_FLOOR", _number(0.02, 1), 0.02, "Least probability of leaving the agent alone."),
+    Setting("top_k", "AGENTGYM_DAEMON_TOP_K", _integer(1), 5, "Number of tools between which the policy samples."),
+    Setting("stale_after_s", "AGENTGYM_DAEMON_STALE_AFTER_S", _integer(1), 86_400, "Seconds without contact after which agents stop using a policy."),
+    Setting("retrain_trajectories", "AGENTGYM_DAEMON_RETRAIN_TRAJECTORIES", _integer(1), 100, "Train after this many new closed rewarded trajectories."),
+    Setting("retrain_minutes", "AGENTGYM_DAEMON_RETRAIN_MINUTES", _number(0, _INFINITY, above=True), 30.0, "Train after this many minutes if there is anything new."),
+    Setting("default_reward", "AGENTGYM_DAEMON_DEFAULT_REWARD", _optional_reward, None, "Reward of a trajectory that got none in time, 0 to 1; 'off' leaves it unrewarded."),
+    Setting("default_reward_after_s", "AGENTGYM_DAEMON_DEFAULT_REWARD_AFTER_S", _number(0, _INFINITY), 86_400.0, "Seconds after its end when the default reward is given."),
+    Setting("reward_aggregation", "AGENTGYM_DAEMON_REWARD_AGGREGATION", _aggregation, "last", "How several rewards of a trajectory become one: last, mean or min."),
+    Setting("idle_ttl_s", "AGENTGYM_DAEMON_IDLE_TTL_S", _number(0, _INFINITY, above=True), 300.0, "Seconds without news after which an open trajectory is closed as incomplete."),
+    Setting("trainer_timeout_s", "AGENTGYM_DAEMON_TRAINER_TIMEOUT_S", _number(0, _INFINITY, above=True), 600.0, "Longest training run, in seconds."),
+    Setting("trainer_memory_bytes", "AGENTGYM_DAEMON_TRAINER_MEMORY_BYTES", _integer(2**28), 8 * 2**30, "Address space of the trainer process, in bytes."),
+    Setting("segment_bytes", "AGENTGYM_DAEMON_SEGMENT_BYTES", _integer(4096), 64 * 2**20, "Size at which a segment of the log is sealed and compressed."),
+    Setting("seed", "AGENTGYM_DAEMON_SEED", _integer(0), 0, "Seed of training, for repeatable experiments."),
+)

@@ -1,0 +1,273 @@
+"""Reads the trainer's snapshot file into immutable steps, and says what each may be used for.
+
+*Observed* steps (tool -> outcome) serve replay, whoever chose the tool. *Gradient* steps may enter
+a policy gradient: only what a policy sampled, and nothing else (`gradient_arm`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agentgym.policy.arms import LEAST_DEFER
+from agentgym.policy.evaluate import Catalogue
+from agentgym.policy.features import DIM, FEATURE_SCHEMA, SparseVector, TextHasher
+from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
+from agentgym.trajectory import Arm, ArmKind, Assignment, Fallback, PastCall, Tool
+
+_LENGTH = struct.Struct("<I")
+_ACTING_MODES = (common_pb2.MODE_ADVISE, common_pb2.MODE_STEER)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientArm:
+    """The sampled arm of a step that may enter a policy gradient."""
+
+    support: tuple[Arm, ...]  # tools are columns of the universe; entry 0 is defer
+    arm: int
+    propensity: float
+    temperature: float
+    floor: float
+    defer_floor: float
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision of the scope with what came of it; tools are columns of the universe."""
+
+    x: SparseVector
+    offered: tuple[int, ...]
+    allowed: tuple[bool, ...]
+    history: tuple[PastCall, ...]
+    called: tuple[int, ...]  # executed tools, each once
+    failed: tuple[int, ...]  # those of them that failed visibly
+    responded: bool
+    alone: bool  # the agent was left alone: undecided, or the defer arm
+    gradient: GradientArm | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A closed run: its reward (None = not rewarded) and its steps of this scope."""
+
+    trajectory_id: bytes
+    reward: float | None
+    steps: tuple[Step, ...]
+    unscored: int  # steps that acted but cannot be scored: no features, or an unknown tool
+
+    @property
+    def failed_visibly(self) -> bool:
+        """Whether some call of a scored step failed visibly."""
+        return any(step.failed for step in self.steps)
+
+    def held_out(self, one_in: int) -> bool:
+        """Whether the trajectory is kept from training, by its id alone: for good."""
+        digest = hashlib.sha256(self.trajectory_id).digest()
+        return int.from_bytes(digest[:8], "little") % one_in == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A snapshot file; `universe` holds the texts of all tools, in column order."""
+
+    scope: tuple[str, str, int]
+    parent: str
+    versions: tuple[str, ...]
+    universe: Catalogue
+    tools: tuple[str, ...]  # fingerprints, hex
+    names: tuple[str, ...]
+    hasher: TextHasher
+    trajectories: tuple[Trajectory, ...]
+
+    def age(self, version: str) -> int | None:
+        """How many versions `version` is away from the parent; None if it was never live."""
+        if version not in self.versions or self.parent not in self.versions:
+            return None
+        return abs(self.versions.index(self.parent) - self.versions.index(version))
+
+
+def read_dataset(path: Path, *, extra: Sequence[tuple[str, str]] = ()) -> Dataset:
+    """The snapshot in `path`; `extra` names tools (fingerprint, name) that it may not know.
+
+    Raises ValueError when the file is cut off or holds fewer trajectories than it says.
+    """
+    messages = _messages(path)
+    header = training_pb2.TrainingHeader.FromString(next(messages, b""))
+    reader = _Reader(header, extra)
+    trajectories = tuple(
+        reader.trajectory(training_pb2.TrainingTrajectory.FromString(data)) for data in messages
+    )
+    if len(trajectories) != header.trajectories:
+        raise ValueError(
+            f"{path}: expected {header.trajectories} trajectories, got {len(trajectories)}; "
+            "export the snapshot again"
+        )
+    return Dataset(
+        scope=(header.scope.agent, header.scope.agent_name, header.scope.feature_schema),
+        parent=header.parent,
+        versions=tuple(header.versions),
+        universe=reader.universe,
+        tools=reader.tools,
+        names=reader.names,
+        hasher=reader.hasher,
+        trajectories=trajectories,
+    )
+
+
+def _messages(path: Path) -> Iterator[bytes]:
+    data = path.read_bytes()
+    start = 0
+    while start < len(data):
+        body = start + _LENGTH.size
+        end = body + _LENGTH.unpack_from(data, start)[0] if body <= len(data) else body
+        if end > len(data):
+            raise ValueError(f"{path}: cut off at byte {start}; export the snapshot again")
+        yield data[body:end]
+        start = end
+
+
+def gradient_arm(
+    record: decision_pb2.DecisionRecord, columns: Sequence[int]
+) -> GradientArm | None:
+    """The arm of a step that a policy sampled in steer or advise mode; None for all others."""
+    arm, n = record.arm, len(record.support)
+    sampled = (
+        record.assignment == Assignment.POLICY
+        and record.fallback == Fallback.NONE
+        and record.mode in _ACTING_MODES
+        and not record.greedy
+        and record.policy_version != ""
+        and 0 <= arm < n
+    )
+    if not sampled:
+        return None
+    probabilities = [a.probability for a in record.support]
+    sound = (
+        record.support[0].kind == ArmKind.DEFER
+        and all(a.kind in (ArmKind.FORCE, ArmKind.SHOW) and a.tools for a in record.support[1:])
+        and all(tool < len(columns) for a in record.support for tool in a.tools)
+        and all(p > 0 for p in probabilities)
+        and abs(sum(probabilities) - 1) < 1e-6
+        and record.arm_propensity == probabilities[arm]
+        and record.temperature > 0
+        and record.floor >= 0
+        and (n == 1 or record.defer_floor >= LEAST_DEFER)
+    )
+    if not sound:
+        return None
+    support = tuple(
+        Arm(ArmKind(a.kind), tuple(columns[tool] for tool in a.tools), a.score, a.probability)
+        for a in record.support
+    )
+    return GradientArm(
+        support,
+        arm,
+        record.arm_propensity,
+        record.temperature,
+        record.floor,
+        record.defer_floor,
+        record.policy_version,
+    )
+
+
+def left_alone(record: decision_pb2.DecisionRecord) -> bool:
+    """Whether the agent chose by itself: nothing was decided or applied, or the arm was defer."""
+    applied = (
+        record.assignment in (Assignment.POLICY, Assignment.PINNED)
+        and record.fallback == Fallback.NONE
+        and record.mode in _ACTING_MODES
+        and 0 <= record.arm < len(record.support)
+    )
+    return not applied or record.support[record.arm].kind == ArmKind.DEFER
+
+
+def sparse_vector(features: decision_pb2.TaskFeatures) -> SparseVector | None:
+    """The features of a task, or None where they are not a vector of this schema."""
+    index = np.array(features.index, np.int64)
+    sound = (
+        features.feature_schema == FEATURE_SCHEMA
+        and len(index) == len(features.quantised)
+        and (len(index) == 0 or int(index[-1]) < DIM)
+        and bool((np.diff(index) > 0).all())
+        and np.isfinite(features.scale)
+        and features.scale >= 0
+    )
+    if not sound:
+        return None
+    quantised = np.frombuffer(features.quantised, np.uint8)
+    return SparseVector(index.astype(np.uint32), quantised, features.scale)
+
+
+class _Reader:
+    """Turns messages into steps over one universe of tools."""
+
+    def __init__(
+        self, header: training_pb2.TrainingHeader, extra: Sequence[tuple[str, str]]
+    ) -> None:
+        texts = {tool.fingerprint: Tool(tool.name, tool.description) for tool in header.tools}
+        # A tool without a text can only be a past call: a step that offers it cannot be recomputed.
+        past = {bytes.fromhex(f): Tool(name) for f, name in extra}
+        known = {**{f: t for f, t in past.items() if f not in texts}, **texts}
+        fingerprints = sorted(known)
+        self.tools = tuple(f.hex() for f in fingerprints)
+        self.names = tuple(known[f].name for f in fingerprints)
+        self.hasher = TextHasher(header.feature_key)
+        self.universe = Catalogue(tuple(known[f] for f in fingerprints), self.hasher)
+        self.universe.fingerprints = tuple(fingerprints)
+        self.universe.index = {f: i for i, f in enumerate(fingerprints)}
+        self._with_text = frozenset(texts)
+
+    def trajectory(self, message: training_pb2.TrainingTrajectory) -> Trajectory:
+        features = {f.features_id: sparse_vector(f) for f in message.features}
+        calls: dict[bytes, list[training_pb2.TrainingCall]] = {}
+        for call in message.calls:
+            calls.setdefault(call.decision_id, []).append(call)
+        steps, unscored = [], 0
+        for record in message.decisions:
+            executed = calls.get(record.decision_id, [])
+            if not executed and (record.called or not record.completed):
+                continue  # nothing came of it: cancelled, vetoed, or the provider failed
+            step = self._step(record, features.get(record.features_id), executed)
+            if step is None:
+                unscored += 1
+            else:
+                steps.append(step)
+        reward = message.reward if message.HasField("reward") else None
+        return Trajectory(message.trajectory_id, reward, tuple(steps), unscored)
+
+    def _step(
+        self,
+        record: decision_pb2.DecisionRecord,
+        x: SparseVector | None,
+        executed: Sequence[training_pb2.TrainingCall],
+    ) -> Step | None:
+        offered = list(record.offered)
+        if x is None or not offered or len(set(offered)) != len(offered):
+            return None
+        if not self._with_text.issuperset(offered):
+            return None
+        columns = [self.universe.index[f] for f in offered]
+        by_name = {self.names[column]: column for column in reversed(columns)}
+        if any(call.tool not in by_name for call in executed):
+            return None
+        failed = {by_name[call.tool] for call in executed if call.error}
+        allowed = record.allowed or [True] * len(offered)
+        if len(allowed) != len(offered):
+            return None
+        return Step(
+            x=x,
+            offered=tuple(columns),
+            allowed=tuple(allowed),
+            history=tuple(PastCall(call.tool, error=call.error) for call in record.history),
+            called=tuple(sorted({by_name[call.tool] for call in executed})),
+            failed=tuple(sorted(failed)),
+            responded=not executed,
+            alone=left_alone(record),
+            gradient=gradient_arm(record, columns),
+        )

@@ -1,0 +1,57 @@
+"""The training losses: pure functions of tensors, one formula each (notation: `credit`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agentgym_daemon.learning.settings import LearningSettings
+
+
+def log_action(log_right: Tensor, action: Tensor) -> Tensor:
+    """log p_i: of the executed tool, of all tools of a parallel step, or of RESPOND.
+
+    Tools executed in parallel are taken for independent slots: the product of their probabilities.
+    """
+    return torch.where(action > 0, log_right, 0.0).sum(1)
+
+
+def log_product(
+    log_action_N: Tensor,
+    wrong_N: Tensor,
+    owner_N: Tensor,
+    *,
+    first_B: Tensor,
+) -> Tensor:
+    """log(tau^e prod p_i) per trajectory; `first_B` is what is known beforehand (tau, unscored)."""
+    return first_B.index_add(0, owner_N, torch.where(wrong_N, 0.0, log_action_N))
+
+
+def outcome_loss(log_product_B: Tensor, reward_B: Tensor, settings: LearningSettings) -> Tensor:
+    """-R log P(R = 1) - (1 - R) log P(R = 0) with P(R = 1) = f_s + c exp(log_product), summed."""
+    honest = 1.0 - settings.false_success - settings.false_failure
+    success = settings.false_success + honest * log_product_B.exp()
+    return -(reward_B * success.log() + (1 - reward_B) * torch.log1p(-success)).sum()
+
+
+def error_loss(log_right: Tensor, failed: Tensor, settings: LearningSettings) -> Tensor:
+    """-log(1 - (1 - f_e) p_t) summed over visible errors; f_e bounds what one error can do."""
+    doubt = 1.0 - settings.false_error
+    right = torch.where(failed > 0, log_right, -torch.inf).exp()
+    return -torch.log1p(-doubt * right).sum()
+
+
+def defer_loss(alone: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Binary cross-entropy of q with the posterior that the step went right, summed."""
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(alone, target, reduction="none")
+    return (loss * weight).sum()
+
+
+def ppo_loss(ratio: Tensor, advantage: Tensor, weight: Tensor, *, clip: float) -> Tensor:
+    """-sum w min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO, arXiv 1707.06347, Eq. 7).
+
+    w = 1 / T broadcasts one advantage to the T decided steps of a trajectory (arXiv 2510.05592,
+    Eq. 5).
+    """
+    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    return -(weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()

@@ -1,0 +1,68 @@
+"""What can be set about learning and its gate; one frozen value that travels as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from agentgym.policy.arms import LEAST_DEFER, Exploration
+
+
+@dataclass(frozen=True, slots=True)
+class LearningSettings:
+    """Assumptions of the likelihood, the optimiser, and the limits of the gate."""
+
+    # what a reward and a visible error say
+    false_success: float = 0.02  # P(reward 1 | a step was wrong)
+    false_failure: float = 0.03  # P(reward 0 | every step was right)
+    false_error: float = 0.02  # P(a visible error is no sign of a wrong tool)
+    unscored_right: float = 0.65  # P(right) of a step that the policy cannot score
+    # optimiser
+    rounds: int = 60  # gradient steps of one training
+    batch: int = 512  # trajectories of one gradient step
+    rate_weight: float = 0.03
+    rate_bias: float = 0.03
+    rate_similarity: float = 0.03
+    rate_defer: float = 0.02
+    l2_weight: float = 0.5  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
+    l2_bias: float = 1.0
+    l2_similarity: float = 0.5
+    l2_defer: float = 2.0
+    # policy gradient
+    pg_weight: float = 0.1
+    clip: float = 0.2
+    max_age: int = 3  # versions; data of older ones serves replay only
+    ratio_tolerance: float = 1e-6
+    # gate and trust region
+    held_out_in: int = 10  # one trajectory in so many is never trained on
+    recent_steps: int = 500
+    max_changed: float = 0.30
+    max_kl: float = 0.20
+    # the distribution of arms by which change is measured: the daemon's steering
+    temperature: float = 0.05
+    floor: float = 0.02
+    defer_floor: float = LEAST_DEFER
+    top_k: int = 5
+
+    @property
+    def exploration(self) -> Exploration:
+        """The steering of the plugin, as far as a distribution of arms needs it."""
+        return Exploration(
+            temperature=self.temperature,
+            floor=self.floor,
+            defer_floor=self.defer_floor,
+            top_k=self.top_k,
+        )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain values; raises ValueError naming an unknown one."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown learning setting {unknown[0]!r}; known: {sorted(known)}")
+        return cls(**values)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self)

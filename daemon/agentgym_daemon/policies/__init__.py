@@ -1,0 +1,3 @@
+"""Policy versions: kept, promoted, rolled back, pinned, and pushed to running agents."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Rewards: found a trajectory for, checked, deduplicated, defaulted, taken back."""
+
+from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Worlds with known right answers, in which a policy can be seen to learn."""

@@ -1,0 +1,1 @@
+"""A support desk: its tools, its customers' requests and the judge of its agents' calls."""

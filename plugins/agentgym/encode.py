@@ -1,0 +1,183 @@
+"""Recorder items as protobuf messages: OTLP spans, decisions, features, rewards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from agentgym import semconv
+from agentgym.config import Mode
+from agentgym.items import RewardItem, SpanItem, StepItem
+from agentgym.policy.features import FEATURE_SCHEMA, SparseVector
+from agentgym.proto.v1 import common_pb2, decision_pb2, reward_pb2
+from agentgym.trajectory import Decision, Tool
+from agentgym.version import VERSION
+
+_MODES = {
+    Mode.OBSERVE: common_pb2.MODE_OBSERVE,
+    Mode.SHADOW: common_pb2.MODE_SHADOW,
+    Mode.ADVISE: common_pb2.MODE_ADVISE,
+    Mode.STEER: common_pb2.MODE_STEER,
+}
+
+
+def resource_attributes(
+    agent: str, producer_id: bytes, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Labels of the sending process; the two OTel resource variables are read, nothing else is."""
+    environ = os.environ if environ is None else environ
+    labels = {}
+    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        name, separator, value = pair.partition("=")
+        if separator and name.strip():
+            labels[name.strip()] = value.strip()
+    labels["service.name"] = environ.get("OTEL_SERVICE_NAME") or labels.get("service.name") or agent
+    labels[semconv.PRODUCER_ID] = producer_id.hex()
+    labels[semconv.PLUGIN_VERSION] = VERSION
+    return labels
+
+
+def spans_request(
+    items: Iterable[SpanItem], resource: Mapping[str, str]
+) -> ExportTraceServiceRequest:
+    """An OTLP request with all spans under one resource and scope."""
+    request = ExportTraceServiceRequest()
+    group = request.resource_spans.add(schema_url=semconv.SCHEMA_URL)
+    group.resource.attributes.extend(_attribute(k, v) for k, v in resource.items())
+    scope = group.scope_spans.add(schema_url=semconv.SCHEMA_URL)
+    scope.scope.name = semconv.SCOPE_NAME
+    scope.scope.version = VERSION
+    scope.spans.extend(_span(item) for item in items)
+    return request
+
+
+def _span(item: SpanItem) -> Span:
+    span = Span(
+        trace_id=item.trajectory_id,
+        span_id=item.span_id,
+        parent_span_id=item.parent_id,
+        name=item.name,
+        kind=Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=item.start_ns,
+        end_time_unix_nano=item.end_ns,
+        attributes=[_attribute(k, v) for k, v in item.attributes.items()],
+    )
+    if item.error:
+        span.attributes.append(_attribute(semconv.ERROR_TYPE, item.error))
+        span.status.code = Status.STATUS_CODE_ERROR
+    return span
+
+
+def _attribute(key: str, value: Any) -> KeyValue:
+    return KeyValue(key=key, value=_value(value))
+
+
+def _value(value: Any) -> AnyValue:
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case int():
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+        case _:
+            # Lone surrogates would make the whole message unencodable.
+            return AnyValue(string_value=str(value).encode("utf-8", "replace").decode())
+
+
+def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
+    """A step as a DecisionRecord."""
+    decision = item.decision
+    record = decision_pb2.DecisionRecord(
+        decision_id=item.span_id,
+        trajectory_id=item.trajectory_id,
+        step=item.step,
+        scope=common_pb2.Scope(
+            agent=item.agent, agent_name=item.agent_name, feature_schema=FEATURE_SCHEMA
+        ),
+        agent_path=item.agent_path,
+        time_unix_nano=item.time_ns,
+        mode=_MODES[item.mode],
+        assignment=int(item.assignment),  # type: ignore[arg-type]  # IntEnum with equal values
+        assignment_probability=item.assignment_probability,
+        fallback=int(item.fallback),  # type: ignore[arg-type]  # IntEnum with equal values
+        policy_version=item.policy_version,
+        offered=[tool.fingerprint for tool in item.offered],
+        shown=item.shown,
+        arm=-1 if decision is None else decision.arm,
+        history=[decision_pb2.PastCall(tool=c.tool, error=c.error) for c in item.history],
+        features_id=item.features_id,
+        called=[name.encode("utf-8", "replace").decode() for name in item.called],
+        completed=item.completed,
+        force=item.force,
+    )
+    if decision is not None:
+        _add_decision(record, decision)
+    return record
+
+
+def _add_decision(record: decision_pb2.DecisionRecord, decision: Decision) -> None:
+    record.arm_propensity = decision.propensity
+    record.temperature = decision.temperature
+    record.floor = decision.floor
+    record.defer_floor = decision.defer_floor
+    record.top_k = decision.top_k
+    record.greedy = decision.greedy
+    record.support.extend(
+        decision_pb2.Arm(
+            kind=int(arm.kind),  # type: ignore[arg-type]  # IntEnum with equal values
+            tools=arm.tools,
+            score=arm.score,
+            probability=arm.probability,
+        )
+        for arm in decision.support
+    )
+
+
+def features_message(
+    trajectory_id: bytes, features_id: bytes, vector: SparseVector
+) -> decision_pb2.TaskFeatures:
+    """A task vector as it travels."""
+    return decision_pb2.TaskFeatures(
+        features_id=features_id,
+        trajectory_id=trajectory_id,
+        feature_schema=FEATURE_SCHEMA,
+        index=vector.index.tolist(),
+        quantised=vector.quantised.tobytes(),
+        scale=vector.scale,
+    )
+
+
+def tool_message(tool: Tool) -> common_pb2.Tool:
+    """A catalogue entry; an unserialisable schema travels as an empty one."""
+    try:
+        parameters = json.dumps(tool.parameters, sort_keys=True, default=str)
+    except (TypeError, ValueError):
+        parameters = "{}"
+    return common_pb2.Tool(
+        fingerprint=tool.fingerprint,
+        name=tool.name,
+        description=tool.description.encode("utf-8", "replace").decode(),
+        parameters_json=parameters,
+    )
+
+
+def reward_message(item: RewardItem) -> reward_pb2.Reward:
+    """A reward as it is reported."""
+    return reward_pb2.Reward(
+        trajectory_id=item.trajectory_id,
+        key=item.key,
+        agent=item.agent,
+        value=item.value,
+        name=item.name,
+        source=item.source,
+        idempotency_key=item.idempotency_key,
+        reason=item.reason,
+        time_unix_nano=item.time_ns,
+    )

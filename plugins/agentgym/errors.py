@@ -1,0 +1,48 @@
+"""Errors of the plugin.
+
+AgentGymError
+├── ConfigError          a setting has a value that cannot be used
+├── MissingExtraError    a framework's extra is not installed
+├── UnsupportedError     an object that no integration knows was handed to AgentGym
+├── SnapshotError        a policy file failed verification
+└── DaemonError          the daemon cannot be reached, or refused a call
+
+Only explicit calls of the user (constructor, `wrap`, `attach`, the command line) raise them;
+nothing raises into a running agent (see `guard`).
+"""
+
+from __future__ import annotations
+
+
+class AgentGymError(Exception):
+    """Base of all errors that AgentGym raises on purpose."""
+
+
+class ConfigError(AgentGymError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class MissingExtraError(AgentGymError, ImportError):
+    """A framework is needed whose extra is not installed."""
+
+    def __init__(self, framework: str, extra: str) -> None:
+        super().__init__(
+            f"{framework} is needed for this and is not installed; "
+            f"run: pip install 'agentgym[{extra}]'"
+        )
+
+
+class UnsupportedError(AgentGymError, TypeError):
+    """An object of a kind that no integration knows."""
+
+
+class SnapshotError(AgentGymError, ValueError):
+    """A policy snapshot failed verification and was not loaded."""
+
+
+class DaemonError(AgentGymError):
+    """The daemon is absent or refused a call; `code` is the gRPC status name."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,173 @@
+"""The sender: one thread that owns the channel, sends what was recorded and follows the policies.
+
+It is started by the first attach, loads numpy and grpc itself, and creates its channel only then.
+A forked child whose parent ever had a channel never touches gRPC again (grpc does not survive
+fork); its agents run as if AgentGym were not there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from agentgym.buffer import Buffer
+from agentgym.config import Config
+from agentgym.guard import Guard
+from agentgym.items import Item
+
+if TYPE_CHECKING:
+    from agentgym.live import LivePolicies
+    from agentgym.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+BATCH_ITEMS = 512
+GATHER_S = 0.05
+"""How long the sender lets items gather before it sends them."""
+_BACKOFF_S = (0.1, 5.0)
+
+_senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+
+
+class Sender:
+    """Background delivery for one `AgentGym`; implements the recorder's `Sink`."""
+
+    def __init__(self, config: Config, live: LivePolicies, guard: Guard) -> None:
+        self.config = config
+        self.live = live
+        self.guard = guard
+        self.buffer = Buffer(config.buffer_bytes)
+        self.ready = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._stop = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._transport: Transport | None = None
+        self._abandoned = False
+        _senders.add(self)
+
+    # ---- the recorder's side
+
+    def put(self, item: Item) -> None:
+        """Takes an item; starts the thread if it does not run yet."""
+        if self.config.disabled:
+            return
+        if self._abandoned:
+            self.buffer.count("produced", item)
+            self.buffer.count("dropped", item, "forked")
+            return
+        self._idle.clear()
+        self.buffer.put(item)
+        if self._thread is None:
+            self.start()
+
+    def end(self, trajectory_id: bytes) -> None:
+        """A trajectory is complete."""
+        self.buffer.end(trajectory_id)
+
+    def start(self) -> None:
+        """Starts the thread, once; does not wait for it."""
+        with self._start_lock:
+            if self._thread or self._abandoned or self.config.disabled or self._stop.is_set():
+                return
+            self._thread = threading.Thread(target=self._run, name="agentgym-sender", daemon=True)
+            self._thread.start()
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until everything recorded so far was acked; False on timeout."""
+        self.buffer.wake.set()
+        return self._idle.wait(timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Sends what is left within the time, then stops the thread; idempotent."""
+        thread = self._thread
+        if thread is None or self._stop.is_set():
+            return
+        deadline = time.monotonic() + timeout_s
+        if timeout_s > 0:
+            self.flush(timeout_s)
+        self._stop.set()
+        self.buffer.wake.set()
+        if self._transport is not None:
+            self._transport.close()
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Conservation counters: produced.*, acked.*, dropped.*."""
+        return dict(self.buffer.counters)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        with self.guard("sender"):
+            # Heavy imports happen here, off the agent's path.
+            from agentgym.transport import Transport
+
+            self._transport = Transport(self.config, self.live, self.buffer)
+            self._transport.start(self._stop, on_ready=self.ready.set)
+            self._loop(self._transport)
+
+    def _loop(self, transport: Transport) -> None:
+        delay = _BACKOFF_S[0]
+        while not self._stop.is_set():
+            self.buffer.wake.wait(timeout=1.0)
+            if not self._stop.is_set() and not self._flushing():
+                self._stop.wait(GATHER_S)
+            if self._send(transport):
+                delay = _BACKOFF_S[0]
+            else:
+                self._stop.wait(delay * random.uniform(0.5, 1.0))
+                delay = min(2 * delay, _BACKOFF_S[1])
+
+    def _flushing(self) -> bool:
+        return self.buffer.bytes > self.buffer.limit_bytes // 2
+
+    def _send(self, transport: Transport) -> bool:
+        """One round; False if the daemon could not take it (it is kept and tried again)."""
+        if not transport.pending:
+            items = self.buffer.take(BATCH_ITEMS)
+            if not items:
+                self._idle.set()
+                return True
+            with self.guard("encode"):
+                transport.load(items)
+        return transport.deliver()
+
+    # ---- fork
+
+    def after_fork_in_child(self) -> None:
+        """The thread is gone; a channel of the parent must not be touched."""
+        had_channel = self._transport is not None
+        self._start_lock = threading.Lock()
+        self._idle, self._stop, self.ready = threading.Event(), threading.Event(), threading.Event()
+        self._idle.set()
+        self._thread = None
+        self.buffer.reset_after_fork()
+        if had_channel:
+            self._abandoned = True
+            self.live.forget()
+
+
+def _close_at_exit(reference: weakref.ref[Sender]) -> None:
+    sender = reference()
+    if sender is not None:
+        with sender.guard("exit"):
+            sender.close(sender.config.exit_timeout_s)
+
+
+def _after_fork_in_child() -> None:
+    for sender in list(_senders):
+        sender.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

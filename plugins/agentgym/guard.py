@@ -1,0 +1,98 @@
+"""The host comes first: nothing of ours raises into the agent.
+
+Every entry from a framework into AgentGym passes through a `Guard`. It swallows our own errors,
+counts them, logs the first of each kind, and opens (switches AgentGym off in this process) when
+they come too often.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BREAKER_ERRORS = 5
+BREAKER_WINDOW_S = 60.0
+
+
+def not_ours(error: BaseException) -> bool:
+    """True for the host's own ways of stopping, which are never swallowed."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return True
+    # Importing asyncio costs more than all of this package; without it nobody can be cancelled.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+class Guard:
+    """Swallows and counts our own errors; opens after `BREAKER_ERRORS` within the window."""
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, strict: bool = False
+    ) -> None:
+        self.strict = strict
+        self.open = False
+        self.errors: Counter[str] = Counter()
+        self._clock = clock
+        self._recent: deque[float] = deque(maxlen=BREAKER_ERRORS)
+        self._lock = threading.Lock()
+
+    def record(self, place: str, error: BaseException) -> None:
+        """Counts one swallowed error; under `strict` (our own tests) raises it instead."""
+        if self.strict:
+            raise error
+        with self._lock:
+            self.errors[place] += 1
+            first = self.errors[place] == 1
+            now = self._clock()
+            self._recent.append(now)
+            if len(self._recent) == BREAKER_ERRORS and now - self._recent[0] <= BREAKER_WINDOW_S:
+                self.open = True
+        if first:
+            logger.warning(
+                "AgentGym failed in %s and stepped aside; the agent goes on", place, exc_info=error
+            )
+
+    @contextmanager
+    def __call__(self, place: str) -> Iterator[None]:
+        """Guards a block: `with guard("place"): ...`."""
+        try:
+            yield
+        except BaseException as error:  # the one place that may
+            if not_ours(error):
+                raise
+            self.record(place, error)
+
+    def call(
+        self, place: str, default: R, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Calls `function`, or returns `default` if it fails or the guard is open."""
+        if self.open:
+            return default
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:  # the one place that may
+            if not_ours(error):
+                raise
+            self.record(place, error)
+            return default
+
+    def wrap(self, place: str, function: Callable[P, None]) -> Callable[P, None]:
+        """A function like `function` that never raises our errors."""
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            self.call(place, None, function, *args, **kwargs)
+
+        return guarded

@@ -1,0 +1,48 @@
+"""The policies that run now, behind one atomic reference.
+
+A trajectory captures the whole `PolicySet` at its root, so a hot swap never splits a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentgym.policy.policy_set import PolicySet
+
+
+class LivePolicies:
+    """Holder of the current `PolicySet`; one writer (the subscriber), any number of readers."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._current: PolicySet | None = None
+        self._last_contact_s = monotonic()
+        self.applied: list[str] = []
+
+    @property
+    def current(self) -> PolicySet | None:
+        """The set in force, or None before the first contact with the daemon."""
+        return self._current
+
+    def swap(self, new: PolicySet) -> None:
+        """Replaces the set in one assignment."""
+        before = {s.version for s in self._current.policies.values()} if self._current else set()
+        self._current = new
+        self.touch()
+        self.applied += sorted({s.version for s in new.policies.values()} - before)
+
+    def forget(self) -> None:
+        """Drops the set: every step falls back until a new one arrives."""
+        self._current = None
+
+    def touch(self) -> None:
+        """Notes that the daemon was heard of."""
+        self._last_contact_s = self._monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the daemon was last heard of."""
+        return self._monotonic() - self._last_contact_s

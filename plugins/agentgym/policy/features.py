@@ -1,0 +1,112 @@
+"""Feature schema 1: a text as keyed hashed words, word pairs and character 4-grams.
+
+The vector is quantised first, and everything is decided from the dequantised numbers, so that the
+daemon recomputes exactly what the agent computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURE_SCHEMA = 1
+DIM = 4096
+"""Number of hash buckets of schema 1."""
+
+_MAX_CHARS = 8192  # a longer task adds nothing to the choice of a tool, only time
+_MAX_CACHED_WORDS = 50_000
+_WORD = re.compile(r"[a-z0-9']+")
+_WORD_WEIGHT, _PAIR_WEIGHT, _CHAR_WEIGHT, _STOP_WEIGHT = 1.0, 0.7, 0.4, 0.25
+_STOP_WORDS = frozenset(
+    """a an and are as at be been but by can could do does did for from had has have he her hi him
+    his hello hey how i if in into is it its just me my of on or our please she so some that the
+    their them then there these they this to up us was we were what when which will with would you
+    your i'm it's i'd i've don't thanks thank""".split()  # noqa: SIM905 - a list reads worse
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """x[index] = scale * quantised / 255, all other entries 0; `index` ascends."""
+
+    index: NDArray[np.uint32]
+    quantised: NDArray[np.uint8]
+    scale: float
+
+    def values(self) -> NDArray[np.float64]:
+        """The dequantised entries, aligned with `index`."""
+        return self.quantised.astype(np.float64) * (self.scale / 255.0)
+
+    def dense(self) -> NDArray[np.float64]:
+        """The whole vector, shape (DIM,)."""
+        x = np.zeros(DIM)
+        x[self.index] = self.values()
+        return x
+
+
+class TextHasher:
+    """Hashes texts into buckets under one installation's key; results are pure in (key, text)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key[:64]
+        self._words: dict[str, tuple[tuple[int, float], ...]] = {}
+
+    def __call__(self, text: str) -> SparseVector:
+        """The unit-length feature vector of a text; an empty text gives an empty vector."""
+        weights: dict[int, float] = defaultdict(float)
+        words = _WORD.findall(text[:_MAX_CHARS].lower())
+        for word in words:
+            for bucket, weight in self._word(word):
+                weights[bucket] += weight
+        for first, second in pairwise(words):
+            if first not in _STOP_WORDS or second not in _STOP_WORDS:
+                weights[self._bucket(f"{first} {second}")] += _PAIR_WEIGHT
+        return _quantise(weights)
+
+    def _word(self, word: str) -> tuple[tuple[int, float], ...]:
+        known = self._words.get(word)
+        if known is None:
+            if len(self._words) >= _MAX_CACHED_WORDS:
+                self._words.clear()
+            known = self._words[word] = self._hash_word(word)
+        return known
+
+    def _hash_word(self, word: str) -> tuple[tuple[int, float], ...]:
+        if word in _STOP_WORDS:
+            return ((self._bucket(word), _STOP_WEIGHT),)
+        padded = f"<{word}>"
+        grams = [padded[i : i + 4] for i in range(len(padded) - 3)]
+        share = _CHAR_WEIGHT if len(grams) < 4 else 2 * _CHAR_WEIGHT / len(grams) ** 0.5
+        return (
+            (self._bucket(word), _WORD_WEIGHT),
+            *((self._bucket("#" + gram), share) for gram in grams),
+        )
+
+    def _bucket(self, gram: str) -> int:
+        digest = hashlib.blake2b(gram.encode("utf-8", "replace"), digest_size=4, key=self._key)
+        return int.from_bytes(digest.digest(), "little") % DIM
+
+
+def _quantise(weights: dict[int, float]) -> SparseVector:
+    if not weights:
+        return SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.uint8), 0.0)
+    index = np.array(sorted(weights), dtype=np.uint32)
+    value = np.sqrt([weights[int(i)] for i in index])  # sublinear: a repeated word says little more
+    value /= np.linalg.norm(value)
+    top = float(value.max())
+    quantised = np.rint(value / top * 255.0).astype(np.uint8)
+    kept = quantised > 0
+    # float32 on the wire: round before use, so that both sides see the same number
+    return SparseVector(index[kept], quantised[kept], float(np.float32(top)))
+
+
+def tool_text(name: str, description: str) -> str:
+    """The text by which a tool enters the features."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").replace("-", " ")
+    return f"{words} {description}"

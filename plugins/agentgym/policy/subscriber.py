@@ -1,0 +1,182 @@
+"""Follows the daemon's policies: one stream, verified downloads, one atomic swap.
+
+A snapshot that fails verification is never loaded; the policies in force stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+import grpc
+
+from agentgym import semconv
+from agentgym.config import Config
+from agentgym.connection import Metadata, credentials, read_token, status_name
+from agentgym.errors import DaemonError, SnapshotError
+from agentgym.live import LivePolicies
+from agentgym.policy.arms import Exploration
+from agentgym.policy.evaluate import CatalogueCache
+from agentgym.policy.features import FEATURE_SCHEMA, TextHasher
+from agentgym.policy.policy_set import PolicySet
+from agentgym.policy.snapshot import MAX_BYTES, Snapshot, parse
+from agentgym.proto.v1 import artifact_pb2, policy_pb2
+from agentgym.proto.v1.artifact_pb2_grpc import ArtifactServiceStub
+from agentgym.proto.v1.policy_pb2_grpc import PolicyServiceStub
+from agentgym.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S = (0.1, 5.0)
+_OPERATOR_BACKOFF_S = 5.0
+
+
+class Subscriber:
+    """One thread reading `PolicyService.Subscribe`; the only writer of `LivePolicies`."""
+
+    def __init__(
+        self, config: Config, live: LivePolicies, channel: grpc.Channel, producer_id: bytes
+    ) -> None:
+        self.config = config
+        self.live = live
+        self.connected = threading.Event()
+        self.rejected = 0
+        self._producer_id = producer_id
+        self._policies = PolicyServiceStub(channel)
+        self._artifacts = ArtifactServiceStub(channel)
+        self._hasher: TextHasher | None = None
+        self._key = b""
+        self._catalogues: CatalogueCache | None = None
+        self._said = ""
+
+    def start(
+        self,
+        stop: threading.Event,
+        *,
+        on_ready: Callable[[], None],
+        on_reconnect: Callable[[], None],
+    ) -> None:
+        """Starts the thread; `on_ready` is called after every handshake."""
+        thread = threading.Thread(
+            target=self._run,
+            args=(stop, on_ready, on_reconnect),
+            name="agentgym-subscriber",
+            daemon=True,
+        )
+        thread.start()
+
+    def _run(
+        self, stop: threading.Event, on_ready: Callable[[], None], on_reconnect: Callable[[], None]
+    ) -> None:
+        delay = _BACKOFF_S[0]
+        while not stop.is_set():
+            try:
+                metadata = credentials(read_token(self.config.token_file))
+                for update in self._policies.Subscribe(self._request(), metadata=metadata):
+                    self._apply(update, metadata)
+                    if not self.connected.is_set():
+                        on_reconnect()
+                        self.connected.set()
+                    on_ready()
+                    delay, self._said = _BACKOFF_S[0], ""
+            except DaemonError as error:
+                self._say(str(error))
+            except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed
+                if self._operator_error(error):
+                    delay = _OPERATOR_BACKOFF_S
+            except Exception:
+                logger.warning("AgentGym could not apply a policy update", exc_info=True)
+            self.connected.clear()
+            stop.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _BACKOFF_S[1])
+
+    def _request(self) -> policy_pb2.SubscribeRequest:
+        return policy_pb2.SubscribeRequest(
+            contract_version=semconv.CONTRACT_VERSION,
+            plugin_version=VERSION,
+            agent=self.config.agent,
+            producer_id=self._producer_id,
+            feature_schemas=[FEATURE_SCHEMA],
+        )
+
+    def _operator_error(self, error: Exception) -> bool:
+        if not isinstance(error, grpc.RpcError):
+            return False
+        code = status_name(error)
+        if code not in (
+            "FAILED_PRECONDITION",
+            "UNAUTHENTICATED",
+            "PERMISSION_DENIED",
+            "UNIMPLEMENTED",
+        ):
+            return False
+        details = error.details() if hasattr(error, "details") else ""
+        self._say(
+            f"the daemon at {self.config.endpoint} refused to be followed: {details} ({code})"
+        )
+        return True
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            logger.warning("AgentGym: %s", text)
+
+    # ---- updates
+
+    def _apply(self, update: policy_pb2.PolicyUpdate, metadata: Metadata) -> None:
+        if self._hasher is None or self._key != update.feature_key:
+            self._key = update.feature_key
+            self._hasher = TextHasher(self._key)
+            self._catalogues = CatalogueCache(self._hasher)
+        assert self._catalogues is not None
+        steering = update.steering
+        self.live.swap(
+            PolicySet(
+                hasher=self._hasher,
+                catalogues=self._catalogues,
+                exploration=Exploration(
+                    temperature=steering.temperature,
+                    floor=steering.floor,
+                    defer_floor=steering.defer_floor,
+                    top_k=steering.top_k,
+                ),
+                control_share=steering.control_share,
+                stale_after_s=float(steering.stale_after_s),
+                killed=steering.killed,
+                policies=self._snapshots(update, metadata),
+            )
+        )
+
+    def _snapshots(
+        self, update: policy_pb2.PolicyUpdate, metadata: Metadata
+    ) -> dict[str, Snapshot]:
+        current = self.live.current
+        loaded = dict(current.policies) if current else {}
+        wanted: dict[str, Snapshot] = {}
+        for entry in update.live:
+            if entry.scope.feature_schema != FEATURE_SCHEMA:
+                continue
+            name = entry.scope.agent_name
+            before = loaded.get(name)
+            if before is not None and before.sha256 == entry.sha256:
+                wanted[name] = before
+                continue
+            try:
+                wanted[name] = parse(self._download(entry.sha256, metadata), entry.sha256)
+            except SnapshotError as error:
+                self.rejected += 1
+                logger.warning("AgentGym refused policy %s: %s", entry.version, error)
+                if before is not None:
+                    wanted[name] = before
+        return wanted
+
+    def _download(self, sha256: str, metadata: Metadata) -> bytes:
+        data = bytearray()
+        request = artifact_pb2.GetArtifactRequest(sha256=sha256)
+        for chunk in self._artifacts.Get(request, metadata=metadata, timeout=30):
+            data += chunk.data
+            if len(data) > MAX_BYTES:
+                raise SnapshotError(f"policy file is longer than {MAX_BYTES} bytes")
+        return bytes(data)

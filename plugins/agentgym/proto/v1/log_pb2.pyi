@@ -1,0 +1,106 @@
+from agentgym.proto.v1 import catalogue_pb2 as _catalogue_pb2
+from agentgym.proto.v1 import common_pb2 as _common_pb2
+from agentgym.proto.v1 import policy_pb2 as _policy_pb2
+from agentgym.proto.v1 import reward_pb2 as _reward_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LogRecord(_message.Message):
+    __slots__ = ("received_unix_nano", "producer_id", "sequence", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training")
+    RECEIVED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    OTLP_TRACES_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    REVOCATION_FIELD_NUMBER: _ClassVar[int]
+    CLOSURE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    received_unix_nano: int
+    producer_id: bytes
+    sequence: int
+    otlp_traces: bytes
+    decisions: bytes
+    catalogue: _catalogue_pb2.PutRequest
+    reward: RewardFact
+    revocation: Revocation
+    closure: Closure
+    policy: _policy_pb2.PolicyVersion
+    change: PolicyChange
+    training: TrainingRun
+    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ...) -> None: ...
+
+class RewardFact(_message.Message):
+    __slots__ = ("reward_id", "reward")
+    REWARD_ID_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    reward_id: str
+    reward: _reward_pb2.Reward
+    def __init__(self, reward_id: _Optional[str] = ..., reward: _Optional[_Union[_reward_pb2.Reward, _Mapping]] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("reward_id", "reason")
+    REWARD_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reward_id: str
+    reason: str
+    def __init__(self, reward_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Closure(_message.Message):
+    __slots__ = ("trajectory_id", "reason")
+    TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    trajectory_id: bytes
+    reason: str
+    def __init__(self, trajectory_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PolicyChange(_message.Message):
+    __slots__ = ("kind", "scope", "version", "previous", "actor", "reason")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[PolicyChange.Kind]
+        KIND_PROMOTE: _ClassVar[PolicyChange.Kind]
+        KIND_ROLLBACK: _ClassVar[PolicyChange.Kind]
+        KIND_PIN: _ClassVar[PolicyChange.Kind]
+        KIND_UNPIN: _ClassVar[PolicyChange.Kind]
+    KIND_UNSPECIFIED: PolicyChange.Kind
+    KIND_PROMOTE: PolicyChange.Kind
+    KIND_ROLLBACK: PolicyChange.Kind
+    KIND_PIN: PolicyChange.Kind
+    KIND_UNPIN: PolicyChange.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: PolicyChange.Kind
+    scope: _common_pb2.Scope
+    version: str
+    previous: str
+    actor: str
+    reason: str
+    def __init__(self, kind: _Optional[_Union[PolicyChange.Kind, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TrainingRun(_message.Message):
+    __slots__ = ("scope", "version", "trajectories", "verdict", "report_json", "duration_s")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
+    DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    scope: _common_pb2.Scope
+    version: str
+    trajectories: int
+    verdict: str
+    report_json: str
+    duration_s: float
+    def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., trajectories: _Optional[int] = ..., verdict: _Optional[str] = ..., report_json: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,253 @@
+"""Starts trajectories, decides their steps and takes their rewards; one per `AgentGym`."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from agentgym import semconv
+from agentgym.config import Config, Mode
+from agentgym.items import RewardItem, Sink, TaskItem
+from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, Tool
+from agentgym.tree import (
+    Call,
+    Node,
+    Run,
+    Trajectory,
+    Turn,
+    active,
+    current,
+    latest,
+    remember,
+    reserve,
+)
+
+if TYPE_CHECKING:
+    from agentgym.live import LivePolicies
+    from agentgym.policy.features import SparseVector
+    from agentgym.policy.policy_set import PolicySet
+
+__all__ = ["Call", "Recorder", "Run", "Trajectory", "Turn", "active", "current", "reserve"]
+
+
+class Recorder:
+    """Starts trajectories and decides their steps; one per `AgentGym`."""
+
+    def __init__(self, config: Config, live: LivePolicies, sink: Sink) -> None:
+        self.config = config
+        self.live = live
+        self.sink = sink
+        self.disabled = config.disabled
+        self._rng = random.Random(config.seed)  # seeded from the system unless the user asks
+        self._rng_lock = threading.Lock()
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        framework: str,
+        task: str | None = None,
+        operation: str = semconv.INVOKE_AGENT,
+        parent: Run | Call | None = None,
+        key: str = "",
+        applies: bool = True,
+    ) -> Run:
+        """Starts an agent run below `parent`, or below the context's, or as a new trajectory.
+
+        `applies=False` marks a route that can watch but not act: it shadows at most.
+        """
+        above = parent or current()
+        trajectory = above.trajectory if above else self._trajectory(framework, key, applies)
+        if above is None:
+            remember(trajectory)
+        elif not trajectory.framework:
+            trajectory.framework = framework
+        return Run(
+            self, trajectory, above, name=name, operation=operation, task=task, applies=applies
+        )
+
+    def _trajectory(self, framework: str, key: str, applies: bool) -> Trajectory:
+        mode = self.config.mode
+        if not applies and mode in (Mode.ADVISE, Mode.STEER):
+            mode = Mode.SHADOW
+        policies = self.live.current
+        assignment, probability = self._assign(mode, policies)
+        return Trajectory(
+            id=os.urandom(16),
+            key=key,
+            agent=self.config.agent,
+            framework=framework,
+            mode=mode,
+            assignment=assignment,
+            assignment_probability=probability,
+            greedy=not self.config.explore,
+            policies={id(self): policies},
+        )
+
+    def _assign(self, mode: Mode, policies: PolicySet | None) -> tuple[Assignment, float]:
+        if mode is Mode.OBSERVE:
+            return Assignment.NONE, 1.0
+        if mode is Mode.SHADOW:
+            return Assignment.SHADOW, 1.0
+        if not self.config.explore:
+            return Assignment.PINNED, 1.0
+        share = self.config.control_share
+        if share is None:
+            share = policies.control_share if policies else 0.0
+        with self._rng_lock:
+            control = self._rng.random() < share
+        return (Assignment.CONTROL, share) if control else (Assignment.POLICY, 1.0 - share)
+
+    def end(self, trajectory: Trajectory) -> None:
+        """Closes a trajectory and lets its rewards follow it."""
+        with trajectory.lock:
+            trajectory.ended = True
+            held, trajectory.rewards = trajectory.rewards, []
+        self.sink.end(trajectory.id)
+        for reward in held:
+            self.sink.put(reward)
+
+    # ---- decisions
+
+    def decide(self, turn: Turn, task: str, *, force: str, text_agent: bool) -> None:
+        """Fills in the turn's decision and what is to be applied of it."""
+        trajectory, run = turn.trajectory, turn.run
+        if (text_agent or not run.applies) and turn.mode in (Mode.ADVISE, Mode.STEER):
+            hinted = text_agent and run.applies and self.config.hint_text
+            turn.mode = Mode.ADVISE if hinted else Mode.SHADOW
+            force = "hint" if hinted else ""
+        if turn.mode is Mode.SHADOW:
+            turn.assignment = Assignment.SHADOW
+        policies = self._policies(trajectory)
+        vector = self._features(turn, task, policies)
+        if turn.mode is Mode.OBSERVE:
+            return
+        turn.policy_version = policies.version(run.agent_name) if policies else ""
+        turn.fallback = self._fallback(policies, turn.policy_version)
+        if turn.fallback or turn.assignment is Assignment.CONTROL:
+            return
+        assert policies is not None  # _fallback says NO_POLICY otherwise
+        if vector is None:
+            turn.fallback = Fallback.ERROR
+            return
+        showing = turn.mode is Mode.ADVISE and force != "hint"
+        kind = ArmKind.SHOW if showing else ArmKind.FORCE
+        try:
+            decision = self._draw(policies, turn, vector, kind)
+        except Exception:
+            turn.fallback = Fallback.ERROR
+            raise
+        if decision is None:
+            turn.fallback = Fallback.PROTECTED
+            return
+        turn.decision = decision
+        if turn.mode is not Mode.SHADOW:
+            _apply(turn, decision, force)
+
+    def _draw(
+        self, policies: PolicySet, turn: Turn, vector: SparseVector, kind: ArmKind
+    ) -> Decision | None:
+        with self._rng_lock:
+            rng = None if turn.trajectory.greedy else random.Random(self._rng.getrandbits(64))
+        protected = set(self.config.protected)
+        offered = [
+            Tool(t.name, t.description, t.parameters, protected=True) if t.name in protected else t
+            for t in turn.offered
+        ]
+        return policies.decide(
+            turn.run.agent_name, vector, offered, turn.history, kind=kind, rng=rng
+        )
+
+    def _policies(self, trajectory: Trajectory) -> PolicySet | None:
+        # A nested agent with an AgentGym of its own captures its policies at its first step.
+        return trajectory.policies.setdefault(id(self), self.live.current)
+
+    def _features(self, turn: Turn, task: str, policies: PolicySet | None) -> SparseVector | None:
+        if self.config.features == "off" or not task:
+            return None
+        trajectory = turn.trajectory
+        known = trajectory.tasks.get(task)
+        if known is None:
+            vector = policies.hasher(task) if policies else None
+            known = trajectory.tasks[task] = (os.urandom(8), vector)
+            self.sink.put(TaskItem(trajectory.id, known[0], task, vector))
+        turn.features_id = known[0]
+        return known[1]
+
+    def _fallback(self, policies: PolicySet | None, version: str) -> Fallback:
+        now = self.live.current
+        if now is not None and now.killed:
+            return Fallback.KILLED
+        if policies is None or not version:
+            return Fallback.NO_POLICY
+        stale_after_s = self.config.stale_after_s or policies.stale_after_s
+        return Fallback.STALE if self.live.silent_s > stale_after_s else Fallback.NONE
+
+    # ---- rewards
+
+    def reward(
+        self,
+        value: float,
+        *,
+        trajectory: Trajectory | Node | str | bytes | None = None,
+        key: str = "",
+        name: str = "",
+        source: str = "",
+        idempotency_key: str = "",
+        reason: str = "",
+    ) -> None:
+        """Queues a reward; inside an open trajectory it waits for the trajectory's end."""
+        target = _target(trajectory, key)
+        item = RewardItem(
+            trajectory_id=target if isinstance(target, bytes) else target.id,
+            key=key,
+            agent=self.config.agent,
+            value=float(value),
+            name=name,
+            source=source,
+            idempotency_key=idempotency_key,
+            reason=reason,
+            time_ns=time.time_ns(),
+        )
+        if isinstance(target, Trajectory):
+            with target.lock:
+                if not target.ended:
+                    target.rewards.append(item)
+                    return
+        self.sink.put(item)
+
+
+def _apply(turn: Turn, decision: Decision, force: str) -> None:
+    arm = decision.taken
+    if arm.kind is ArmKind.SHOW:
+        turn.shown = arm.tools
+    elif arm.kind is ArmKind.FORCE:
+        turn.force = force
+        tool = turn.offered[arm.tools[0]]
+        if force == "hint":
+            turn.hint = tool
+            return
+        turn.forced = tool
+        if force == "soft":
+            turn.shown = arm.tools
+
+
+def _target(trajectory: Trajectory | Node | str | bytes | None, key: str) -> Trajectory | bytes:
+    if isinstance(trajectory, Node):
+        return trajectory.trajectory
+    if isinstance(trajectory, (Trajectory, bytes)):
+        return trajectory
+    if isinstance(trajectory, str):
+        return bytes.fromhex(trajectory)
+    if key:
+        return b""
+    found = latest()
+    if found is None:
+        raise LookupError(
+            "no trajectory ran in this context; "
+            "pass trajectory= (an id) or key=, or reward inside `with gym.trajectory():`"
+        )
+    return found

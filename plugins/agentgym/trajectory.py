@@ -1,0 +1,122 @@
+"""What one agent run consists of: tools, calls, decisions (plain immutable data)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property, lru_cache
+from typing import Any
+
+RESPOND = "respond"
+"""The action of answering without a tool."""
+
+
+class Assignment(IntEnum):
+    """Why a trajectory runs with or without the policy; values as in common.proto."""
+
+    NONE = 0
+    POLICY = 1
+    CONTROL = 2
+    SHADOW = 3
+    PINNED = 4
+
+
+class Fallback(IntEnum):
+    """Why a step was not decided; values as in common.proto."""
+
+    NONE = 0
+    NO_POLICY = 1
+    STALE = 2
+    TIMEOUT = 3
+    ERROR = 4
+    PROTECTED = 5
+    KILLED = 6
+
+
+class ArmKind(IntEnum):
+    """Kinds of arms; values as in decision.proto."""
+
+    DEFER = 1
+    FORCE = 2
+    SHOW = 3
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool as it is offered to a model; `protected` tools are never forced or explored."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    protected: bool = field(default=False, compare=False)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes over name, description and parameter shape, equal across frameworks."""
+        shape = _parameter_shape(self.parameters)
+        text = json.dumps([self.name, " ".join(self.description.split()), shape])
+        return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]
+
+
+def _parameter_shape(schema: Mapping[str, Any]) -> list[list[Any]]:
+    # Only what a caller must know: frameworks add titles, defaults and descriptions of their own.
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return []
+    required = schema.get("required")
+    needed = set(required) if isinstance(required, Sequence) else set()
+    return sorted(
+        [name, str(value.get("type", "")) if isinstance(value, Mapping) else "", name in needed]
+        for name, value in properties.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """A tool call made earlier in the same run; `tool` is a fingerprint, b'' if never offered."""
+
+    tool: bytes
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm of the support; `tools` are indices into the offered tools."""
+
+    kind: ArmKind
+    tools: tuple[int, ...]
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A sampled arm with everything needed to reason about it later."""
+
+    support: tuple[Arm, ...]
+    arm: int
+    temperature: float
+    floor: float
+    defer_floor: float
+    top_k: int
+    greedy: bool
+
+    @property
+    def taken(self) -> Arm:
+        """The arm that was drawn."""
+        return self.support[self.arm]
+
+    @property
+    def propensity(self) -> float:
+        """Probability with which the arm was drawn."""
+        return self.taken.probability
+
+
+@lru_cache(maxsize=4096)
+def slug(name: str) -> str:
+    """A name as part of a policy scope: lower case, words joined by '-'."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
