@@ -1,4 +1,4 @@
-"""Time, passed in: what is written down comes from `now_ns`, what is waited for from `monotonic`."""
+"""Time, passed in: `now_ns` is written down, `monotonic` is waited for."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from agentgym_daemon.errors import ConfigError
 
 FILE_NAME = "daemon.toml"
-AGGREGATIONS = ("last", "mean", "min")
+Aggregation = Literal["last", "mean", "min"]
+"""How several rewards of a trajectory become one."""
 _LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
@@ -46,7 +47,7 @@ class DaemonConfig:
     retrain_minutes: float
     default_reward: float | None
     default_reward_after_s: float
-    reward_aggregation: str
+    reward_aggregation: Aggregation
     idle_ttl_s: float
     trainer_timeout_s: float
     trainer_memory_bytes: int
@@ -54,9 +55,7 @@ class DaemonConfig:
     seed: int
 
 
-def resolve(
-    arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None
-) -> DaemonConfig:
+def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> DaemonConfig:
     """The configuration from arguments (None = not given), environment, file and defaults.
 
     Raises ConfigError naming the setting, where its value came from and what was expected.
@@ -98,7 +97,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML such as 'top_k = 5'; {error}") from error
 
@@ -130,7 +131,11 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], 
             value = float(text)
         except ValueError:
             raise ValueError(expected) from None
-        if not (low < value if above else low <= value) or not value <= high or value == float("inf"):
+        if (
+            not (low < value if above else low <= value)
+            or not value <= high
+            or value == float("inf")
+        ):
             raise ValueError(expected)
         return value
 
@@ -157,8 +162,8 @@ def _optional_reward(text: str) -> float | None:
 
 
 def _aggregation(text: str) -> str:
-    if text not in AGGREGATIONS:
-        raise ValueError(f"expected one of {', '.join(AGGREGATIONS)}")
+    if text not in get_args(Aggregation):
+        raise ValueError(f"expected one of {', '.join(get_args(Aggregation))}")
     return text
 
 
@@ -177,22 +182,130 @@ def _listen(text: str) -> str:
 _INFINITY = float("inf")
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("home", "AGENTGYM_HOME", str, None, "The daemon's directory; default $XDG_STATE_HOME/agentgym."),
-    Setting("listen", "AGENTGYM_DAEMON_LISTEN", _listen, None, "Also listen on TCP, HOST:PORT on loopback; default: only the unix socket."),
-    Setting("control_share", "AGENTGYM_DAEMON_CONTROL_SHARE", _number(0, 1), 0.10, "Share of trajectories that run without the policy, for comparison."),
-    Setting("temperature", "AGENTGYM_DAEMON_TEMPERATURE", _number(0, _INFINITY, above=True), 0.05, "Temperature of sampling, in units of reliability."),
-    Setting("floor", "AGENTGYM_DAEMON_FLOOR", _number(0, 1), 0.02, "Probability that is spread evenly over the tool arms."),
-    Setting("defer_floor", "AGENTGYM_DAEMON_DEFER_FLOOR", _number(0.02, 1), 0.02, "Least probability of leaving the agent alone."),
-    Setting("top_k", "AGENTGYM_DAEMON_TOP_K", _integer(1), 5, "Number of tools between which the policy samples."),
-    Setting("stale_after_s", "AGENTGYM_DAEMON_STALE_AFTER_S", _integer(1), 86_400, "Seconds without contact after which agents stop using a policy."),
-    Setting("retrain_trajectories", "AGENTGYM_DAEMON_RETRAIN_TRAJECTORIES", _integer(1), 100, "Train after this many new closed rewarded trajectories."),
-    Setting("retrain_minutes", "AGENTGYM_DAEMON_RETRAIN_MINUTES", _number(0, _INFINITY, above=True), 30.0, "Train after this many minutes if there is anything new."),
-    Setting("default_reward", "AGENTGYM_DAEMON_DEFAULT_REWARD", _optional_reward, None, "Reward of a trajectory that got none in time, 0 to 1; 'off' leaves it unrewarded."),
-    Setting("default_reward_after_s", "AGENTGYM_DAEMON_DEFAULT_REWARD_AFTER_S", _number(0, _INFINITY), 86_400.0, "Seconds after its end when the default reward is given."),
-    Setting("reward_aggregation", "AGENTGYM_DAEMON_REWARD_AGGREGATION", _aggregation, "last", "How several rewards of a trajectory become one: last, mean or min."),
-    Setting("idle_ttl_s", "AGENTGYM_DAEMON_IDLE_TTL_S", _number(0, _INFINITY, above=True), 300.0, "Seconds without news after which an open trajectory is closed as incomplete."),
-    Setting("trainer_timeout_s", "AGENTGYM_DAEMON_TRAINER_TIMEOUT_S", _number(0, _INFINITY, above=True), 600.0, "Longest training run, in seconds."),
-    Setting("trainer_memory_bytes", "AGENTGYM_DAEMON_TRAINER_MEMORY_BYTES", _integer(2**28), 8 * 2**30, "Address space of the trainer process, in bytes."),
-    Setting("segment_bytes", "AGENTGYM_DAEMON_SEGMENT_BYTES", _integer(4096), 64 * 2**20, "Size at which a segment of the log is sealed and compressed."),
-    Setting("seed", "AGENTGYM_DAEMON_SEED", _integer(0), 0, "Seed of training, for repeatable experiments."),
+    Setting(
+        "home",
+        "AGENTGYM_HOME",
+        str,
+        None,
+        "The daemon's directory; default $XDG_STATE_HOME/agentgym.",
+    ),
+    Setting(
+        "listen",
+        "AGENTGYM_DAEMON_LISTEN",
+        _listen,
+        None,
+        "Also listen on TCP, HOST:PORT on loopback; default: only the unix socket.",
+    ),
+    Setting(
+        "control_share",
+        "AGENTGYM_DAEMON_CONTROL_SHARE",
+        _number(0, 1),
+        0.10,
+        "Share of trajectories that run without the policy, for comparison.",
+    ),
+    Setting(
+        "temperature",
+        "AGENTGYM_DAEMON_TEMPERATURE",
+        _number(0, _INFINITY, above=True),
+        0.05,
+        "Temperature of sampling, in units of reliability.",
+    ),
+    Setting(
+        "floor",
+        "AGENTGYM_DAEMON_FLOOR",
+        _number(0, 1),
+        0.02,
+        "Probability that is spread evenly over the tool arms.",
+    ),
+    Setting(
+        "defer_floor",
+        "AGENTGYM_DAEMON_DEFER_FLOOR",
+        _number(0.02, 1),
+        0.02,
+        "Least probability of leaving the agent alone.",
+    ),
+    Setting(
+        "top_k",
+        "AGENTGYM_DAEMON_TOP_K",
+        _integer(1),
+        5,
+        "Number of tools between which the policy samples.",
+    ),
+    Setting(
+        "stale_after_s",
+        "AGENTGYM_DAEMON_STALE_AFTER_S",
+        _integer(1),
+        86_400,
+        "Seconds without contact after which agents stop using a policy.",
+    ),
+    Setting(
+        "retrain_trajectories",
+        "AGENTGYM_DAEMON_RETRAIN_TRAJECTORIES",
+        _integer(1),
+        100,
+        "Train after this many new closed rewarded trajectories.",
+    ),
+    Setting(
+        "retrain_minutes",
+        "AGENTGYM_DAEMON_RETRAIN_MINUTES",
+        _number(0, _INFINITY, above=True),
+        30.0,
+        "Train after this many minutes if there is anything new.",
+    ),
+    Setting(
+        "default_reward",
+        "AGENTGYM_DAEMON_DEFAULT_REWARD",
+        _optional_reward,
+        None,
+        "Reward of a trajectory that got none in time, 0 to 1; 'off' leaves it unrewarded.",
+    ),
+    Setting(
+        "default_reward_after_s",
+        "AGENTGYM_DAEMON_DEFAULT_REWARD_AFTER_S",
+        _number(0, _INFINITY),
+        86_400.0,
+        "Seconds after its end when the default reward is given.",
+    ),
+    Setting(
+        "reward_aggregation",
+        "AGENTGYM_DAEMON_REWARD_AGGREGATION",
+        _aggregation,
+        "last",
+        "How several rewards of a trajectory become one: last, mean or min.",
+    ),
+    Setting(
+        "idle_ttl_s",
+        "AGENTGYM_DAEMON_IDLE_TTL_S",
+        _number(0, _INFINITY, above=True),
+        300.0,
+        "Seconds without news after which an open trajectory is closed as incomplete.",
+    ),
+    Setting(
+        "trainer_timeout_s",
+        "AGENTGYM_DAEMON_TRAINER_TIMEOUT_S",
+        _number(0, _INFINITY, above=True),
+        600.0,
+        "Longest training run, in seconds.",
+    ),
+    Setting(
+        "trainer_memory_bytes",
+        "AGENTGYM_DAEMON_TRAINER_MEMORY_BYTES",
+        _integer(2**28),
+        8 * 2**30,
+        "Address space of the trainer process, in bytes.",
+    ),
+    Setting(
+        "segment_bytes",
+        "AGENTGYM_DAEMON_SEGMENT_BYTES",
+        _integer(4096),
+        64 * 2**20,
+        "Size at which a segment of the log is sealed and compressed.",
+    ),
+    Setting(
+        "seed",
+        "AGENTGYM_DAEMON_SEED",
+        _integer(0),
+        0,
+        "Seed of training, for repeatable experiments.",
+    ),
 )

@@ -48,7 +48,8 @@ def read_feature_key(home: Path) -> bytes:
     key = _read(home / FEATURE_KEY_NAME)
     if len(key) != FEATURE_KEY_BYTES:
         raise DirectoryError(
-            home, f"{FEATURE_KEY_NAME} has {len(key)} bytes, expected {FEATURE_KEY_BYTES}; restore it"
+            home,
+            f"{FEATURE_KEY_NAME} has {len(key)} bytes, expected {FEATURE_KEY_BYTES}; restore it",
         )
     return key
 
@@ -67,7 +68,9 @@ def write_private(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise DirectoryError(path.parent, f"{path.name} cannot be written ({error.strerror})") from error
+        raise DirectoryError(
+            path.parent, f"{path.name} cannot be written ({error.strerror})"
+        ) from error
 
 
 def sync_directory(path: Path) -> None:
@@ -84,9 +87,16 @@ def _make_secret(path: Path, make: Callable[[], bytes]) -> None:
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except FileNotFoundError:
-        write_private(path, make())
+        fresh = path.with_name(f".{path.name}.new.{secrets.token_hex(4)}")
+        write_private(fresh, make())
+        # Linked, not renamed: of two that start at once, the first one's secret stays.
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        fresh.unlink()
     except OSError as error:
-        raise DirectoryError(path.parent, f"{path.name} is not usable ({error.strerror})") from error
+        raise DirectoryError(
+            path.parent, f"{path.name} is not usable ({error.strerror})"
+        ) from error
 
 
 def _read(path: Path) -> bytes:
@@ -97,7 +107,9 @@ def _read(path: Path) -> bytes:
             path.parent, f"{path.name} is missing; start the daemon once: agentgym-daemon serve"
         ) from error
     except OSError as error:
-        raise DirectoryError(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
+        raise DirectoryError(
+            path.parent, f"{path.name} cannot be read ({error.strerror})"
+        ) from error
 
 
 class HomeLock:

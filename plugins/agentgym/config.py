@@ -15,6 +15,9 @@ CAPTURE_ENV = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The OTel GenAI switch for prompts, arguments and results."""
 
 
+_LEAST_BUFFER = 2**16
+
+
 class Mode(StrEnum):
     """What AgentGym may do to the agent."""
 
@@ -67,15 +70,36 @@ def _positive(text: str) -> float:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < float("inf"):
+        raise ValueError("expected 0 or a positive number")
+    return value
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if value < _LEAST_BUFFER:
+        raise ValueError(f"expected at least {_LEAST_BUFFER}")
+    return value
+
+
 def _features(text: str) -> str:
     if text not in ("on", "off"):
         raise ValueError("expected 'on' or 'off'")
     return text
 
 
-def _default_home() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "agentgym"
+def _default_home(environ: Mapping[str, str]) -> Path:
+    # "~" is expanded later, without failing where there is no home directory.
+    return Path(environ.get("XDG_STATE_HOME") or "~/.local/state") / "agentgym"
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no home directory
+        return path
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -170,14 +194,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "buffer_bytes",
         "AGENTGYM_BUFFER_BYTES",
-        int,
+        _bytes,
         16 * 2**20,
         "Memory for what could not be sent yet; whole oldest trajectories are dropped above it.",
     ),
     Setting(
         "exit_timeout_s",
         "AGENTGYM_EXIT_TIMEOUT_S",
-        float,
+        _seconds,
         0.5,
         "Longest time that sending may delay the exit of the process; 0 = none.",
     ),
@@ -226,10 +250,10 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
             f"unknown setting {sorted(unknown)[0]!r}; known: {[s.name for s in SETTINGS]}"
         )
     values = {s.name: _value(s, arguments.get(s.name), environ) for s in SETTINGS}
-    home = Path(values["home"] or _default_home()).expanduser()
+    home = _expanded(Path(values["home"] or _default_home(environ)))
     values["home"] = home
     values["endpoint"] = values["endpoint"] or f"unix:{home / 'daemon.sock'}"
-    values["token_file"] = Path(values["token_file"] or home / "token").expanduser()
+    values["token_file"] = _expanded(Path(values["token_file"] or home / "token"))
     if values["capture_content"] is None:
         values["capture_content"] = _capture(environ.get(CAPTURE_ENV, ""))
     if values["features"] == "off":

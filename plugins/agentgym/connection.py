@@ -18,6 +18,10 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", 16 * 2**20),
+    # Notices a daemon that hangs or vanished without a word. Servers refuse clients that ask more
+    # often than every five minutes.
+    ("grpc.keepalive_time_ms", 600_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
@@ -29,17 +33,24 @@ def open_channel(endpoint: str) -> grpc.Channel:
 def read_token(path: Path) -> str:
     """The bearer token; raises DaemonError saying how to get one."""
     try:
-        return path.read_text().strip()
+        token = path.read_text().strip()
     except FileNotFoundError:
         raise DaemonError(
             f"no token at {path}; start the daemon once (agentgym-daemon serve) or set "
             "AGENTGYM_TOKEN_FILE",
-            code="UNAUTHENTICATED",
+            code="UNAVAILABLE",  # a daemon that ever ran here has written one
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DaemonError(
             f"cannot read the token at {path}: {error}", code="UNAUTHENTICATED"
         ) from error
+    if not token or not (token.isascii() and token.isprintable()):
+        raise DaemonError(
+            f"expected a token of printable ASCII in {path}, found something else; copy the file "
+            "`token` of the daemon's home there",
+            code="UNAUTHENTICATED",
+        )
+    return token
 
 
 def credentials(token: str) -> Metadata:

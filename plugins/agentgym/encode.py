@@ -19,6 +19,7 @@ from agentgym.proto.v1 import common_pb2, decision_pb2, reward_pb2
 from agentgym.trajectory import Decision, Tool
 from agentgym.version import VERSION
 
+_INT64 = 2**63
 _MODES = {
     Mode.OBSERVE: common_pb2.MODE_OBSERVE,
     Mode.SHADOW: common_pb2.MODE_SHADOW,
@@ -43,9 +44,7 @@ def resource_attributes(
     return labels
 
 
-def spans_request(
-    items: Iterable[SpanItem], resource: Mapping[str, str]
-) -> ExportTraceServiceRequest:
+def spans_request(spans: Iterable[Span], resource: Mapping[str, str]) -> ExportTraceServiceRequest:
     """An OTLP request with all spans under one resource and scope."""
     request = ExportTraceServiceRequest()
     group = request.resource_spans.add(schema_url=semconv.SCHEMA_URL)
@@ -53,16 +52,17 @@ def spans_request(
     scope = group.scope_spans.add(schema_url=semconv.SCHEMA_URL)
     scope.scope.name = semconv.SCOPE_NAME
     scope.scope.version = VERSION
-    scope.spans.extend(_span(item) for item in items)
+    scope.spans.extend(spans)
     return request
 
 
-def _span(item: SpanItem) -> Span:
+def span_message(item: SpanItem) -> Span:
+    """A span as OTLP."""
     span = Span(
         trace_id=item.trajectory_id,
         span_id=item.span_id,
         parent_span_id=item.parent_id,
-        name=item.name,
+        name=_clean(item.name),
         kind=Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=item.start_ns,
         end_time_unix_nano=item.end_ns,
@@ -75,20 +75,24 @@ def _span(item: SpanItem) -> Span:
 
 
 def _attribute(key: str, value: Any) -> KeyValue:
-    return KeyValue(key=key, value=_value(value))
+    return KeyValue(key=_clean(key), value=_value(value))
+
+
+def _clean(text: str) -> str:
+    # Lone surrogates would make the whole message unencodable.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _value(value: Any) -> AnyValue:
     match value:
         case bool():
             return AnyValue(bool_value=value)
-        case int():
+        case int() if -_INT64 <= value < _INT64:
             return AnyValue(int_value=value)
         case float():
             return AnyValue(double_value=value)
         case _:
-            # Lone surrogates would make the whole message unencodable.
-            return AnyValue(string_value=str(value).encode("utf-8", "replace").decode())
+            return AnyValue(string_value=_clean(str(value)))
 
 
 def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
@@ -99,9 +103,11 @@ def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
         trajectory_id=item.trajectory_id,
         step=item.step,
         scope=common_pb2.Scope(
-            agent=item.agent, agent_name=item.agent_name, feature_schema=FEATURE_SCHEMA
+            agent=_clean(item.agent),
+            agent_name=_clean(item.agent_name),
+            feature_schema=FEATURE_SCHEMA,
         ),
-        agent_path=item.agent_path,
+        agent_path=[_clean(name) for name in item.agent_path],
         time_unix_nano=item.time_ns,
         mode=_MODES[item.mode],
         assignment=int(item.assignment),  # type: ignore[arg-type]  # IntEnum with equal values
@@ -109,11 +115,12 @@ def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
         fallback=int(item.fallback),  # type: ignore[arg-type]  # IntEnum with equal values
         policy_version=item.policy_version,
         offered=[tool.fingerprint for tool in item.offered],
+        allowed=item.allowed,
         shown=item.shown,
         arm=-1 if decision is None else decision.arm,
         history=[decision_pb2.PastCall(tool=c.tool, error=c.error) for c in item.history],
         features_id=item.features_id,
-        called=[name.encode("utf-8", "replace").decode() for name in item.called],
+        called=[_clean(name) for name in item.called],
         completed=item.completed,
         force=item.force,
     )
@@ -158,12 +165,12 @@ def tool_message(tool: Tool) -> common_pb2.Tool:
     """A catalogue entry; an unserialisable schema travels as an empty one."""
     try:
         parameters = json.dumps(tool.parameters, sort_keys=True, default=str)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         parameters = "{}"
     return common_pb2.Tool(
         fingerprint=tool.fingerprint,
-        name=tool.name,
-        description=tool.description.encode("utf-8", "replace").decode(),
+        name=_clean(tool.name),
+        description=_clean(tool.description),
         parameters_json=parameters,
     )
 
@@ -172,12 +179,12 @@ def reward_message(item: RewardItem) -> reward_pb2.Reward:
     """A reward as it is reported."""
     return reward_pb2.Reward(
         trajectory_id=item.trajectory_id,
-        key=item.key,
-        agent=item.agent,
+        key=_clean(item.key),
+        agent=_clean(item.agent),
         value=item.value,
-        name=item.name,
-        source=item.source,
-        idempotency_key=item.idempotency_key,
-        reason=item.reason,
+        name=_clean(item.name),
+        source=_clean(item.source),
+        idempotency_key=_clean(item.idempotency_key),
+        reason=_clean(item.reason),
         time_unix_nano=item.time_ns,
     )

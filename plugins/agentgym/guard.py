@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -26,17 +25,12 @@ BREAKER_ERRORS = 5
 BREAKER_WINDOW_S = 60.0
 
 
-def not_ours(error: BaseException) -> bool:
-    """True for the host's own ways of stopping, which are never swallowed."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-        return True
-    # Importing asyncio costs more than all of this package; without it nobody can be cancelled.
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
-
-
 class Guard:
-    """Swallows and counts our own errors; opens after `BREAKER_ERRORS` within the window."""
+    """Swallows and counts our own errors; opens after `BREAKER_ERRORS` within the window.
+
+    Only `Exception` is swallowed: KeyboardInterrupt, SystemExit, GeneratorExit and every kind of
+    cancellation are the host's own ways of stopping.
+    """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, strict: bool = False
@@ -48,7 +42,7 @@ class Guard:
         self._recent: deque[float] = deque(maxlen=BREAKER_ERRORS)
         self._lock = threading.Lock()
 
-    def record(self, place: str, error: BaseException) -> None:
+    def record(self, place: str, error: Exception) -> None:
         """Counts one swallowed error; under `strict` (our own tests) raises it instead."""
         if self.strict:
             raise error
@@ -64,14 +58,27 @@ class Guard:
                 "AgentGym failed in %s and stepped aside; the agent goes on", place, exc_info=error
             )
 
+    def refuse(self, place: str, error: Exception) -> None:
+        """Counts and says a mistake of the user's, which is no fault of ours: the guard stays."""
+        if self.strict:
+            raise error
+        kind = f"{place}.{type(error).__name__}"
+        with self._lock:
+            self.errors[kind] += 1
+            first = self.errors[kind] == 1
+        if first:
+            logger.warning("AgentGym refused a %s: %s", place, error)
+
+    def after_fork_in_child(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     @contextmanager
     def __call__(self, place: str) -> Iterator[None]:
         """Guards a block: `with guard("place"): ...`."""
         try:
             yield
-        except BaseException as error:  # the one place that may
-            if not_ours(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - the one place that may
             self.record(place, error)
 
     def call(
@@ -82,9 +89,7 @@ class Guard:
             return default
         try:
             return function(*args, **kwargs)
-        except BaseException as error:  # the one place that may
-            if not_ours(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - the one place that may
             self.record(place, error)
             return default
 

@@ -19,6 +19,7 @@ from agentgym.config import Config, resolve
 from agentgym.errors import UnsupportedError
 from agentgym.export import Sender
 from agentgym.guard import Guard
+from agentgym.hooks import LangChainFace
 from agentgym.live import LivePolicies
 from agentgym.recorder import Recorder, Run, active
 
@@ -36,7 +37,7 @@ _FRAMEWORKS = {
 }
 
 
-class AgentGym:
+class AgentGym(LangChainFace):
     """One agent's connection to AgentGym; construction does no I/O and never fails an agent.
 
     Settings are given here, or as AGENTGYM_* variables; docs/settings.md lists them all.
@@ -49,7 +50,7 @@ class AgentGym:
         self.guard = Guard()
         self.live = LivePolicies()
         self.sender = Sender(self.config, self.live, self.guard)
-        self.recorder = Recorder(self.config, self.live, self.sender)
+        self.recorder = Recorder(self.config, self.live, self.sender, guard=self.guard)
 
     # ---- attaching
 
@@ -79,18 +80,29 @@ class AgentGym:
     # ---- trajectories and rewards
 
     @contextmanager
-    def trajectory(self, key: str = "", *, name: str = "") -> Iterator[Run]:
-        """Makes everything inside one trajectory, with a key by which rewards find it later."""
+    def trajectory(
+        self, key: str = "", *, name: str = "", explore: bool | None = None
+    ) -> Iterator[Run]:
+        """Makes everything inside one trajectory, with a key by which rewards find it later.
+
+        `explore=False` takes the best arm at every step and marks the trajectory pinned.
+        """
         run = self.recorder.start_run(
-            name or self.config.agent, framework="", operation=semconv.INVOKE_WORKFLOW, key=key
+            name or self.config.agent,
+            framework="",
+            operation=semconv.INVOKE_WORKFLOW,
+            key=key,
+            explore=explore,
         )
         try:
             with active(run):
                 yield run
         except BaseException as error:
-            run.finish(type(error).__name__)
+            with self.guard("trajectory"):
+                run.finish(type(error).__name__)
             raise
-        run.finish()
+        with self.guard("trajectory"):
+            run.finish()
 
     def reward(
         self,
@@ -111,15 +123,18 @@ class AgentGym:
         if self.config.disabled:
             return
         with self.guard("reward"):
-            self.recorder.reward(
-                value,
-                trajectory=trajectory,
-                key=key,
-                name=name,
-                source=source,
-                idempotency_key=idempotency_key,
-                reason=reason,
-            )
+            try:
+                self.recorder.reward(
+                    value,
+                    trajectory=trajectory,
+                    key=key,
+                    name=name,
+                    source=source,
+                    idempotency_key=idempotency_key,
+                    reason=reason,
+                )
+            except (ValueError, TypeError, LookupError) as error:
+                self.guard.refuse("reward", error)
 
     # ---- life
 

@@ -61,6 +61,7 @@ class StepItem:
     features_id: bytes
     called: tuple[str, ...]
     completed: bool
+    allowed: tuple[bool, ...] = ()  # over offered; () = all may be forced and promoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class LivePolicies:
         self._monotonic = monotonic
         self._current: PolicySet | None = None
         self._last_contact_s = monotonic()
+        self._following = False
         self.applied: list[str] = []
 
     @property
@@ -36,7 +37,12 @@ class LivePolicies:
 
     def forget(self) -> None:
         """Drops the set: every step falls back until a new one arrives."""
-        self._current = None
+        self._current, self._following = None, False
+
+    def follow(self, following: bool) -> None:
+        """Notes that the stream of policies came up or broke."""
+        self.touch()
+        self._following = following
 
     def touch(self) -> None:
         """Notes that the daemon was heard of."""
@@ -44,5 +50,5 @@ class LivePolicies:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the daemon was last heard of."""
-        return self._monotonic() - self._last_contact_s
+        """Seconds since the daemon was last heard of; none while its stream is up."""
+        return 0.0 if self._following else self._monotonic() - self._last_contact_s

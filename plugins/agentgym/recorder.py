@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from agentgym import semconv
 from agentgym.config import Config, Mode
+from agentgym.guard import Guard
 from agentgym.items import RewardItem, Sink, TaskItem
-from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, Tool
+from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback
 from agentgym.tree import (
     Call,
     Node,
@@ -36,13 +37,17 @@ __all__ = ["Call", "Recorder", "Run", "Trajectory", "Turn", "active", "current",
 class Recorder:
     """Starts trajectories and decides their steps; one per `AgentGym`."""
 
-    def __init__(self, config: Config, live: LivePolicies, sink: Sink) -> None:
+    def __init__(
+        self, config: Config, live: LivePolicies, sink: Sink, *, guard: Guard | None = None
+    ) -> None:
         self.config = config
         self.live = live
         self.sink = sink
+        self.guard = guard or Guard()
         self.disabled = config.disabled
-        self._rng = random.Random(config.seed)  # seeded from the system unless the user asks
-        self._rng_lock = threading.Lock()
+        # Seeded from the system unless the user asks. No lock: its draws are single C calls, and a
+        # lock that another thread holds during a fork would stop the child for ever.
+        self._rng = random.Random(config.seed)
 
     def start_run(
         self,
@@ -54,13 +59,18 @@ class Recorder:
         parent: Run | Call | None = None,
         key: str = "",
         applies: bool = True,
+        explore: bool | None = None,
     ) -> Run:
         """Starts an agent run below `parent`, or below the context's, or as a new trajectory.
 
         `applies=False` marks a route that can watch but not act: it shadows at most.
         """
         above = parent or current()
-        trajectory = above.trajectory if above else self._trajectory(framework, key, applies)
+        trajectory = (
+            above.trajectory
+            if above
+            else self._trajectory(framework, key, applies=applies, explore=explore)
+        )
         if above is None:
             remember(trajectory)
         elif not trajectory.framework:
@@ -69,12 +79,15 @@ class Recorder:
             self, trajectory, above, name=name, operation=operation, task=task, applies=applies
         )
 
-    def _trajectory(self, framework: str, key: str, applies: bool) -> Trajectory:
+    def _trajectory(
+        self, framework: str, key: str, *, applies: bool, explore: bool | None
+    ) -> Trajectory:
         mode = self.config.mode
+        explore = self.config.explore if explore is None else explore
         if not applies and mode in (Mode.ADVISE, Mode.STEER):
             mode = Mode.SHADOW
         policies = self.live.current
-        assignment, probability = self._assign(mode, policies)
+        assignment, probability = self._assign(mode, policies, explore=explore)
         return Trajectory(
             id=os.urandom(16),
             key=key,
@@ -83,22 +96,23 @@ class Recorder:
             mode=mode,
             assignment=assignment,
             assignment_probability=probability,
-            greedy=not self.config.explore,
+            greedy=not explore,
             policies={id(self): policies},
         )
 
-    def _assign(self, mode: Mode, policies: PolicySet | None) -> tuple[Assignment, float]:
+    def _assign(
+        self, mode: Mode, policies: PolicySet | None, *, explore: bool
+    ) -> tuple[Assignment, float]:
         if mode is Mode.OBSERVE:
             return Assignment.NONE, 1.0
         if mode is Mode.SHADOW:
             return Assignment.SHADOW, 1.0
-        if not self.config.explore:
+        if not explore:
             return Assignment.PINNED, 1.0
         share = self.config.control_share
         if share is None:
             share = policies.control_share if policies else 0.0
-        with self._rng_lock:
-            control = self._rng.random() < share
+        control = self._rng.random() < share
         return (Assignment.CONTROL, share) if control else (Assignment.POLICY, 1.0 - share)
 
     def end(self, trajectory: Trajectory) -> None:
@@ -113,13 +127,26 @@ class Recorder:
     # ---- decisions
 
     def decide(self, turn: Turn, task: str, *, force: str, text_agent: bool) -> None:
-        """Fills in the turn's decision and what is to be applied of it."""
+        """Fills in the turn's decision and what is to be applied of it.
+
+        A turn whose decision fails is a fallback like any other: the agent is left alone.
+        """
+        try:
+            self._decide(turn, task, force=force, text_agent=text_agent)
+        except Exception:
+            turn.fallback, turn.decision, turn.force = Fallback.ERROR, None, ""
+            turn.forced = turn.hint = turn.shown = None
+            raise
+
+    def _decide(self, turn: Turn, task: str, *, force: str, text_agent: bool) -> None:
         trajectory, run = turn.trajectory, turn.run
+        protected = set(self.config.protected)
+        turn.allowed = tuple(not (t.protected or t.name in protected) for t in turn.offered)
         if (text_agent or not run.applies) and turn.mode in (Mode.ADVISE, Mode.STEER):
             hinted = text_agent and run.applies and self.config.hint_text
             turn.mode = Mode.ADVISE if hinted else Mode.SHADOW
             force = "hint" if hinted else ""
-        if turn.mode is Mode.SHADOW:
+        if turn.mode is Mode.SHADOW and turn.assignment is not Assignment.CONTROL:
             turn.assignment = Assignment.SHADOW
         policies = self._policies(trajectory)
         vector = self._features(turn, task, policies)
@@ -135,11 +162,7 @@ class Recorder:
             return
         showing = turn.mode is Mode.ADVISE and force != "hint"
         kind = ArmKind.SHOW if showing else ArmKind.FORCE
-        try:
-            decision = self._draw(policies, turn, vector, kind)
-        except Exception:
-            turn.fallback = Fallback.ERROR
-            raise
+        decision = self._draw(policies, turn, vector, kind)
         if decision is None:
             turn.fallback = Fallback.PROTECTED
             return
@@ -150,15 +173,15 @@ class Recorder:
     def _draw(
         self, policies: PolicySet, turn: Turn, vector: SparseVector, kind: ArmKind
     ) -> Decision | None:
-        with self._rng_lock:
-            rng = None if turn.trajectory.greedy else random.Random(self._rng.getrandbits(64))
-        protected = set(self.config.protected)
-        offered = [
-            Tool(t.name, t.description, t.parameters, protected=True) if t.name in protected else t
-            for t in turn.offered
-        ]
+        rng = None if turn.trajectory.greedy else random.Random(self._rng.getrandbits(64))
         return policies.decide(
-            turn.run.agent_name, vector, offered, turn.history, kind=kind, rng=rng
+            turn.run.agent_name,
+            vector,
+            turn.offered,
+            turn.history,
+            allowed=turn.allowed,
+            kind=kind,
+            rng=rng,
         )
 
     def _policies(self, trajectory: Trajectory) -> PolicySet | None:
@@ -199,13 +222,22 @@ class Recorder:
         idempotency_key: str = "",
         reason: str = "",
     ) -> None:
-        """Queues a reward; inside an open trajectory it waits for the trajectory's end."""
+        """Queues a reward; inside an open trajectory it waits for the trajectory's end.
+
+        Raises ValueError, TypeError or LookupError for a reward that cannot be meant.
+        """
+        number = float(value)
+        if not (math.isfinite(number) and 0.0 <= number <= 1.0):
+            raise ValueError(
+                f"expected a reward between 0 and 1, got {value!r}; "
+                "scale it, or leave it out if the outcome is not known"
+            )
         target = _target(trajectory, key)
         item = RewardItem(
             trajectory_id=target if isinstance(target, bytes) else target.id,
             key=key,
             agent=self.config.agent,
-            value=float(value),
+            value=number,
             name=name,
             source=source,
             idempotency_key=idempotency_key,
@@ -238,16 +270,28 @@ def _apply(turn: Turn, decision: Decision, force: str) -> None:
 def _target(trajectory: Trajectory | Node | str | bytes | None, key: str) -> Trajectory | bytes:
     if isinstance(trajectory, Node):
         return trajectory.trajectory
-    if isinstance(trajectory, (Trajectory, bytes)):
+    if isinstance(trajectory, Trajectory):
         return trajectory
-    if isinstance(trajectory, str):
-        return bytes.fromhex(trajectory)
-    if key:
-        return b""
     found = latest()
+    if trajectory is not None:
+        wanted = _id(trajectory)
+        # Of an open trajectory the daemon knows nothing yet: its rewards wait for its end.
+        return found if found is not None and found.id == wanted else wanted
+    if key:
+        return found if found is not None and found.key == key and not found.ended else b""
     if found is None:
         raise LookupError(
             "no trajectory ran in this context; "
             "pass trajectory= (an id) or key=, or reward inside `with gym.trajectory():`"
         )
     return found
+
+
+def _id(trajectory: str | bytes) -> bytes:
+    try:
+        value = bytes.fromhex(trajectory) if isinstance(trajectory, str) else bytes(trajectory)
+    except ValueError:
+        value = b""
+    if len(value) != 16:
+        raise ValueError(f"expected a trajectory id of 32 hex digits, got {trajectory!r}")
+    return value

@@ -68,9 +68,13 @@ def _parameter_shape(schema: Mapping[str, Any]) -> list[list[Any]]:
     if not isinstance(properties, Mapping):
         return []
     required = schema.get("required")
-    needed = set(required) if isinstance(required, Sequence) else set()
+    needed = set(map(str, required)) if isinstance(required, Sequence) else set()
     return sorted(
-        [name, str(value.get("type", "")) if isinstance(value, Mapping) else "", name in needed]
+        [
+            str(name),
+            str(value.get("type", "")) if isinstance(value, Mapping) else "",
+            name in needed,
+        ]
         for name, value in properties.items()
     )
 
@@ -119,4 +123,4 @@ class Decision:
 @lru_cache(maxsize=4096)
 def slug(name: str) -> str:
     """A name as part of a policy scope: lower case, words joined by '-'."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-")

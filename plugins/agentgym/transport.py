@@ -1,7 +1,7 @@
 """What the sender thread does on the wire: facts out (at least once, in order), policies in.
 
-A batch is encoded once and kept until the daemon acked it; a retry repeats its sequence number, so
-the daemon can tell it from new facts.
+A batch is encoded once, as calls of at most about `CHUNK_BYTES`, and kept until the daemon acked
+it; a retry repeats its sequence number, so the daemon can tell it from new facts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
 from agentgym import semconv
-from agentgym.buffer import Buffer
+from agentgym.buffer import Buffer, kind_of
 from agentgym.config import Config
 from agentgym.connection import credentials, open_channel, read_token, status_name
 from agentgym.encode import (
     features_message,
     resource_attributes,
     reward_message,
+    span_message,
     spans_request,
     step_message,
     tool_message,
@@ -37,11 +38,12 @@ from agentgym.proto.v1 import catalogue_pb2, decision_pb2, reward_pb2
 from agentgym.proto.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from agentgym.proto.v1.decision_pb2_grpc import DecisionServiceStub
 from agentgym.proto.v1.reward_pb2_grpc import RewardServiceStub
-from agentgym.trajectory import Tool
 
 logger = logging.getLogger(__name__)
 
 DEADLINE_S = 10.0
+CHUNK_BYTES = 2**20
+"""Servers refuse messages above 4 MiB unless told otherwise."""
 RETRYABLE = frozenset(
     (
         "CANCELLED",
@@ -72,7 +74,7 @@ class _Message:
 
 
 class Transport:
-    """Owned by the sender thread; only `close` may come from another one."""
+    """Owned by the sender thread; `close` and `wait_connected` may come from another one."""
 
     def __init__(self, config: Config, live: LivePolicies, buffer: Buffer) -> None:
         self.config = config
@@ -96,9 +98,20 @@ class Transport:
         """Starts following the policies."""
         self.subscriber.start(stop, on_ready=on_ready, on_reconnect=self._known_tools.clear)
 
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Waits for the handshake; before it nothing is encoded, for features need its key."""
+        return self.subscriber.connected.wait(timeout_s)
+
     def close(self) -> None:
         """Ends the channel and everything waiting on it."""
         self.channel.close()
+
+    def abandon(self, reason: str) -> int:
+        """Gives up what was not acked; says how many items that were."""
+        items = [item for message in self._queue for item in message.items]
+        self._queue.clear()
+        self._drop(items, reason)
+        return len(items)
 
     @property
     def pending(self) -> bool:
@@ -108,58 +121,64 @@ class Transport:
     # ---- encoding
 
     def load(self, items: Sequence[Item]) -> None:
-        """Encodes a batch: catalogue first, then decisions, spans and rewards."""
-        spans = [i for i in items if isinstance(i, SpanItem)]
+        """Encodes a batch: catalogue first, then features, decisions, spans and rewards."""
         steps = [i for i in items if isinstance(i, StepItem)]
-        tasks = [i for i in items if isinstance(i, TaskItem)]
-        rewards = [i for i in items if isinstance(i, RewardItem)]
         self._load_tools(steps)
-        if steps or tasks:
-            request = decision_pb2.RecordRequest(
-                decisions=self._encode(steps, step_message),
-                features=self._encode(tasks, self._features),
+        for taken, features in self._encode(items, TaskItem, self._features):
+            self._add(self._decisions.Record, decision_pb2.RecordRequest(features=features), taken)
+        for taken, decisions in self._encode(items, StepItem, step_message):
+            self._add(
+                self._decisions.Record, decision_pb2.RecordRequest(decisions=decisions), taken
             )
-            self._add(self._decisions.Record, request, [*steps, *tasks])
-        if spans:
-            self._add(self._traces.Export, spans_request(spans, self._resource), spans)
-        if rewards:
-            report = reward_pb2.ReportRequest(rewards=self._encode(rewards, reward_message))
-            self._add(self._rewards.Report, report, rewards)
+        for taken, spans in self._encode(items, SpanItem, span_message):
+            self._add(self._traces.Export, spans_request(spans, self._resource), taken)
+        for taken, rewards in self._encode(items, RewardItem, reward_message):
+            self._add(self._rewards.Report, reward_pb2.ReportRequest(rewards=rewards), taken)
 
     def _load_tools(self, steps: Iterable[StepItem]) -> None:
-        new: dict[bytes, Tool] = {
-            tool.fingerprint: tool
-            for step in steps
-            for tool in step.offered
-            if tool.fingerprint not in self._known_tools
-        }
-        if not new:
-            return
         if len(self._known_tools) > _REMEMBERED_TOOLS:
             self._known_tools.clear()
-        self._known_tools |= new.keys()
-        request = catalogue_pb2.PutRequest(
-            agent=self.config.agent, tools=[tool_message(tool) for tool in new.values()]
-        )
-        self._add(self._catalogue.Put, request, ())
+        encoded = []
+        for tool in {tool.fingerprint: tool for step in steps for tool in step.offered}.values():
+            if tool.fingerprint not in self._known_tools:
+                self._known_tools.add(tool.fingerprint)
+                if (message := self._made(tool, tool_message)) is not None:
+                    encoded.append((tool, message))
+        for chunk in _chunks(encoded):
+            tools = [message for _, message in chunk]
+            request = catalogue_pb2.PutRequest(agent=self.config.agent, tools=tools)
+            self._add(self._catalogue.Put, request, ())
 
-    def _encode(self, items: Iterable[Any], message: Callable[[Any], Any]) -> list[Any]:
-        # One item that cannot be encoded must not take its siblings with it.
+    def _encode(
+        self, items: Sequence[Item], kind: type[Any], message: Callable[[Any], Any]
+    ) -> Iterator[tuple[list[Item], list[Any]]]:
         encoded = []
         for item in items:
-            try:
-                if (made := message(item)) is not None:
-                    encoded.append(made)
-            except (ValueError, TypeError):
-                logger.warning("AgentGym could not encode a %s", type(item).__name__, exc_info=True)
-        return encoded
+            if not isinstance(item, kind):
+                continue
+            made = self._made(item, message)
+            if made is None:
+                self._drop([item], "unencodable")
+            else:
+                encoded.append((item, made))
+        for chunk in _chunks(encoded):
+            yield [item for item, _ in chunk], [made for _, made in chunk]
 
-    def _features(self, item: TaskItem) -> decision_pb2.TaskFeatures | None:
+    def _made(self, thing: Any, message: Callable[[Any], Any]) -> Any:
+        # One thing that cannot be encoded must not take its siblings with it.
+        try:
+            return message(thing)
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+            kind = type(thing).__name__
+            self._say(f"unencodable {kind}", f"a {kind} could not be encoded", exc_info=True)
+            return None
+
+    def _features(self, item: TaskItem) -> decision_pb2.TaskFeatures:
         vector = item.vector
         if vector is None:
             policies = self.live.current
             if policies is None:
-                return None  # the key of the installation is not known yet
+                raise LookupError("the key of the features is not known before the handshake")
             vector = policies.hasher(item.text)
         return features_message(item.trajectory_id, item.features_id, vector)
 
@@ -172,8 +191,6 @@ class Transport:
     def deliver(self) -> bool:
         """Sends the queue in order; False when the daemon could not take the next message now."""
         while self._queue:
-            if not self.subscriber.connected.wait(0.2):
-                return False  # features need the handshake's key; and nobody listens yet
             message = self._queue[0]
             try:
                 response = message.send(
@@ -204,28 +221,65 @@ class Transport:
         if not isinstance(error, grpc.RpcError):
             return False  # the channel was closed under us
         code = status_name(error)
-        details = error.details() if hasattr(error, "details") else ""
-        if code in RETRYABLE:
+        details = (error.details() if hasattr(error, "details") else None) or ""
+        if code in RETRYABLE and "larger than max" not in details:
             return False
         if code in OPERATOR:
             self._token = ""  # read it again: it may have been renewed
             self._say(code, f"the daemon at {self.config.endpoint} refused: {details}")
             return False
         self._say(code, f"the daemon dropped a message: {details}")
-        for item in message.items:
-            self.buffer.count("dropped", item, code.lower())
+        self._drop(message.items, code.lower())
         return True
 
     def _acked(self, message: _Message, response: Any) -> None:
         self.live.touch()
         self._said.clear()
-        for item in message.items:
-            self.buffer.count("acked", item)
-        for result in getattr(response, "results", ()):
-            if result.error:
-                logger.warning("AgentGym: a reward was refused (%s): %s", result.code, result.error)
+        refusals = _refusals(response, len(message.items))
+        for item, (code, _) in zip(message.items, refusals, strict=True):
+            if code:
+                self._drop([item], code)
+            else:
+                self.buffer.count("acked", item)
+        for code, text in sorted(set(refusals)):
+            if code:
+                kind = kind_of(message.items[0])
+                logger.warning("AgentGym: the daemon refused %s (%s): %s", kind, code, text)
 
-    def _say(self, code: str, text: str) -> None:
+    def _drop(self, items: Iterable[Item], reason: str) -> None:
+        for item in items:
+            self.buffer.count("dropped", item, reason)
+
+    def _say(self, code: str, text: str, *, exc_info: bool = False) -> None:
         if code not in self._said:
             self._said.add(code)
-            logger.warning("AgentGym: %s (%s)", text, code)
+            logger.warning("AgentGym: %s (%s)", text, code, exc_info=exc_info)
+
+
+def _chunks(encoded: Iterable[tuple[Any, Any]]) -> Iterator[list[tuple[Any, Any]]]:
+    """Pairs of (item, its message), cut where the messages of a call reach CHUNK_BYTES."""
+    chunk: list[tuple[Any, Any]] = []
+    size = 0
+    for item, message in encoded:
+        chunk.append((item, message))
+        size += message.ByteSize()
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _refusals(response: Any, n: int) -> list[tuple[str, str]]:
+    """Code and text for each of the n items of an acked call; empty for those that were taken."""
+    if hasattr(response, "results"):
+        refused = [(r.code.lower() or "rejected", r.error) if r.error else ("", "")
+                   for r in response.results]  # fmt: skip
+    elif hasattr(response, "partial_success"):
+        partial = response.partial_success
+        refused = [("rejected", partial.error_message)] * partial.rejected_spans
+    else:
+        refused = [("rejected", getattr(response, "message", ""))] * getattr(
+            response, "rejected", 0
+        )
+    return (refused + [("", "")] * n)[:n]

@@ -41,18 +41,21 @@ class Latest:
     """Cell for the latest trajectory of a context.
 
     Frameworks start runs in copies of the caller's context; a cell that the caller's context
-    already holds lets `reward()` find the trajectory after the call returned.
+    already holds lets `reward()` find the trajectory after the call returned. Until it is filled
+    it stands for the trajectory that was the latest before.
     """
 
-    __slots__ = ("trajectory",)
+    __slots__ = ("before", "trajectory")
 
-    def __init__(self) -> None:
+    def __init__(self, before: Trajectory | None = None) -> None:
+        self.before = before
         self.trajectory: Trajectory | None = None
 
 
 def reserve() -> None:
     """Puts an empty cell into this context; the next root run below it fills the cell."""
-    _latest.set(Latest())
+    cell = _latest.get()
+    _latest.set(Latest((cell.trajectory or cell.before) if cell else None))
 
 
 def remember(trajectory: Trajectory) -> None:
@@ -67,13 +70,24 @@ def remember(trajectory: Trajectory) -> None:
 def latest() -> Trajectory | None:
     """The open or latest trajectory of this context."""
     node, cell = current(), _latest.get()
-    return node.trajectory if node else cell.trajectory if cell else None
+    if node is not None:
+        return node.trajectory
+    return (cell.trajectory or cell.before) if cell else None
 
 
 def current() -> Run | Call | None:
     """The innermost open run or call of this context."""
-    node = _current.get()
-    return None if node is None or node.ended else node
+    node: Node | None = _current.get()
+    while node is not None:
+        if not node.ended and isinstance(node, (Run, Call)):
+            return node
+        node = node.parent
+    return None
+
+
+def enter(node: Run | Call) -> None:
+    """Like `active` without an end, for callbacks: `current` looks past what has ended."""
+    _current.set(node)
 
 
 @contextmanager
@@ -147,14 +161,15 @@ class Node:
         """Hex id of the trajectory that this belongs to."""
         return self.trajectory.hex
 
-    def _end(self, name: str, error: str) -> bool:
-        """Ends the span and all that is still open below it; False if it had ended before."""
+    def _claim(self) -> bool:
+        """True for the one caller that may end this node."""
         with self.trajectory.lock:
-            if self.ended:
-                return False
-            self.ended = True
-            children = list(self._children)
-        for child in children:
+            first, self.ended = not self.ended, True
+            return first
+
+    def _put(self, name: str, error: str) -> None:
+        """Ends all that is still open below, then hands on the finished span."""
+        for child in list(self._children):
             child.abandon(error or "abandoned")
         if self.owner is not None:
             self.owner._children.discard(self)
@@ -170,7 +185,6 @@ class Node:
                 error=error,
             )
         )
-        return True
 
     def abandon(self, reason: str) -> None:
         """Ends the node because something above it ended first."""
@@ -243,7 +257,10 @@ class Run(Node):
         for tool in turn.offered:
             self._offered[tool.name] = tool.fingerprint
         if turn.offered:
-            self.recorder.decide(turn, task or self.task or "", force=force, text_agent=text_agent)
+            with self.recorder.guard("decide"):
+                self.recorder.decide(
+                    turn, task or self.task or "", force=force, text_agent=text_agent
+                )
         return turn
 
     def call(
@@ -265,9 +282,12 @@ class Run(Node):
 
     def finish(self, error: str = "") -> None:
         """Ends the run; the root ends the trajectory."""
+        if not self._claim():
+            return
         if self.parent is None:
             self.attributes[semconv.FRAMEWORK] = self.trajectory.framework
-        if self._end(f"{self.operation} {self.name}", error) and self.parent is None:
+        self._put(f"{self.operation} {self.name}", error)
+        if self.parent is None:
             self.recorder.end(self.trajectory)
 
     def abandon(self, reason: str) -> None:
@@ -294,6 +314,7 @@ class Turn(Node):
         self.forced: Tool | None = None
         self.hint: Tool | None = None
         self.shown: tuple[int, ...] | None = None
+        self.allowed: tuple[bool, ...] = ()
         self.step = run.trajectory.next_step() if offered else -1
         self.attributes = {
             semconv.OPERATION_NAME: semconv.CHAT,
@@ -326,7 +347,7 @@ class Turn(Node):
         error: str = "",
     ) -> None:
         """Ends the call with what the model asked for: (tool name, call id) pairs."""
-        if self.ended:
+        if not self._claim():
             return
         self.run.asked(self, [call_id for _, call_id in called])
         self.attributes[semconv.INPUT_TOKENS] = input_tokens or None
@@ -334,7 +355,7 @@ class Turn(Node):
         self.attributes[semconv.RESPONSE_MODEL] = response_model
         if self.offered:
             self._put_step(tuple(name for name, _ in called), completed=not error)
-        self._end(f"{semconv.CHAT} {self.model}".strip(), error)
+        self._put(f"{semconv.CHAT} {self.model}".strip(), error)
 
     def _put_step(self, called: tuple[str, ...], *, completed: bool) -> None:
         decision = self.decision
@@ -369,6 +390,7 @@ class Turn(Node):
                 features_id=self.features_id,
                 called=called,
                 completed=completed,
+                allowed=() if all(self.allowed) else self.allowed,
             )
         )
 
@@ -425,14 +447,15 @@ class Call(Node):
 
     def finish(self, error: str = "", *, result: Any = None) -> None:
         """Ends the call; `error` is the type of a visible failure."""
-        if self.ended:
+        if not self._claim():
             return
         if self.run.recorder.config.capture_content and result is not None:
             self.attributes[semconv.TOOL_CALL_RESULT] = str(result)[:4096]
         self.run.done(self.tool, error=bool(error))
-        self._end(f"{semconv.EXECUTE_TOOL} {self.tool}", error)
+        self._put(f"{semconv.EXECUTE_TOOL} {self.tool}", error)
 
     def abandon(self, reason: str) -> None:
         # The outcome is unknown: no history, no visible error of the tool's own.
         self.attributes[semconv.INCOMPLETE] = reason
-        self._end(f"{semconv.EXECUTE_TOOL} {self.tool}", reason)
+        if self._claim():
+            self._put(f"{semconv.EXECUTE_TOOL} {self.tool}", reason)

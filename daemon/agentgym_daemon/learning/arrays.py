@@ -12,7 +12,6 @@ from agentgym.policy.evaluate import Catalogue
 from agentgym.policy.features import SparseVector
 from agentgym.policy.parameters import MAX_OK
 from agentgym.trajectory import ArmKind
-
 from agentgym_daemon.learning.dataset import Step, Trajectory
 
 Floats = NDArray[np.float64]
@@ -95,15 +94,15 @@ def task_arrays(tasks: Sequence[SparseVector], universe: Catalogue) -> TaskArray
     for x, value in zip(tasks, values, strict=True):
         product = universe.rows(x.index) * value[:, None]
         entry, tool = np.nonzero(product)
-        found.append((x.index[entry].astype(np.int64), tool, product[entry, tool]))
+        found.append((x.index[entry].astype(np.int64), tool.astype(np.int64), product[entry, tool]))
     return TaskArrays(
         rows=_ragged([len(value) for value in values]),
-        bucket=_joined(buckets, np.int64),
-        value=_joined(values, np.float64),
+        bucket=_ints(buckets),
+        value=_floats(values),
         similar_rows=_ragged([len(f[0]) for f in found]),
-        similar_bucket=_joined([f[0] for f in found], np.int64),
-        similar_tool=_joined([f[1] for f in found], np.int64),
-        similar_value=_joined([f[2] for f in found], np.float64),
+        similar_bucket=_ints([f[0] for f in found]),
+        similar_tool=_ints([f[1] for f in found]),
+        similar_value=_floats([f[2] for f in found]),
     )
 
 
@@ -111,8 +110,12 @@ def _ragged(lengths: Sequence[int]) -> Ragged:
     return Ragged(np.concatenate(([0], np.cumsum(np.array(lengths, np.int64)))).astype(np.int64))
 
 
-def _joined(parts: Sequence[NDArray[np.generic]], kind: type) -> NDArray[np.generic]:
-    return np.concatenate(parts).astype(kind) if parts else np.zeros(0, kind)
+def _ints(parts: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _floats(parts: Sequence[Floats]) -> Floats:
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def step_arrays(
@@ -163,7 +166,7 @@ def step_arrays(
             ),
             action=action,
             failed=failed,
-            wrong=failed.any(axis=1),
+            wrong=failed.sum(axis=1) > 0,
             alone=np.array([s.alone for s in steps], np.bool_),
         ),
         task_arrays(vectors, universe),
@@ -176,7 +179,11 @@ def arm_arrays(steps: Sequence[Step], chosen: Sequence[int], columns: int) -> Ar
     arms = [gradient for i in chosen if (gradient := steps[i].gradient) is not None]
     width = max((len(g.support) for g in arms), default=1)
     shape = (len(arms), width)
-    member, present, spread = np.zeros((*shape, columns)), np.zeros(shape, np.bool_), np.zeros(shape)
+    member, present, spread = (
+        np.zeros((*shape, columns)),
+        np.zeros(shape, np.bool_),
+        np.zeros(shape),
+    )
     for i, gradient in enumerate(arms):
         n = len(gradient.support)
         present[i, :n] = True

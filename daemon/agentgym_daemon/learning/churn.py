@@ -27,9 +27,7 @@ class Churn:
         return self.changed <= max_changed and self.kl <= max_kl
 
 
-def estimates(
-    policy: Parameters, dataset: Dataset, steps: Sequence[Step]
-) -> tuple[Floats, Floats]:
+def estimates(policy: Parameters, dataset: Dataset, steps: Sequence[Step]) -> tuple[Floats, Floats]:
     """p over universe and RESPOND (N, U + 1), and q (N,), by the agent's own `evaluate`."""
     right, alone = np.zeros((len(steps), len(dataset.tools) + 1)), np.zeros(len(steps))
     known: dict[tuple[int, ...], Catalogue] = {}

@@ -1,14 +1,17 @@
 """What a trajectory's outcome says about its steps: advantages, tolerance, posteriors (numpy).
 
 Notation: p_i is the policy's probability of what was done at step i, f_s and f_f the assumed
-shares of false successes and false failures, c = 1 - f_s - f_f, e the number of calls that failed
-visibly, tau how often such an error does not spoil the run.
+shares of false successes and false failures, c = 1 - f_s - f_f, v the probability that a wrong call
+fails visibly, e the number of calls that did, tau how often that does not spoil the run. Steps
+without a visible error, i, went right with r_i = p_i / (1 - v (1 - p_i)) (Bayes; a RESPOND cannot
+fail visibly, so there r_i = p_i). A rewarded run with errors E then has
 
-    P(R = 1) = f_s + c tau^e prod_i p_i          i over the steps without a visible error
+    P(E, R = 1) = prod_i (1 - v (1 - p_i)) prod_E v (1 - p_j) (f_s + c tau^e prod_i r_i)
 
 It is a noisy-and (Pearl 1988, ch. 4): every step has to go right, and the reward may lie. A visible
 error is an observation by itself, so its step leaves the product; with tau = 0 it explains a
-failure away, and a failed reward says nothing more about the other steps.
+failure away, and a failed reward says nothing more about the other steps. The absence of an error
+is weak evidence only (v < 1), and none in a run without a reward.
 """
 
 from __future__ import annotations
@@ -49,8 +52,16 @@ def tolerance(trajectories: Sequence[Trajectory], settings: LearningSettings) ->
     return float(np.clip(share, 0.0, 1.0))
 
 
+def visible_share(trajectories: Sequence[Trajectory]) -> float:
+    """v: the share of runs with a visible error among those that failed or had one."""
+    runs = [t for t in trajectories if t.reward is not None]
+    visible = sum(t.failed_visibly for t in runs)
+    spoilt = sum(t.failed_visibly or (t.reward or 0.0) < 0.5 for t in runs)
+    return visible / (spoilt + _PRIOR_RUNS)
+
+
 def success_probability(product: Floats, settings: LearningSettings) -> Floats:
-    """P(R = 1) for prod = tau^e prod_i p_i."""
+    """P(R = 1) for prod = tau^e prod_i r_i."""
     honest = 1.0 - settings.false_success - settings.false_failure
     out: Floats = settings.false_success + honest * product
     return out
@@ -68,8 +79,8 @@ def posterior_right(
 ) -> Floats:
     """P(step went right | outcome) for steps without a visible error (E-step; Dempster 1977).
 
-    With m = prod / p_i, the product as if step i were known to be right:
-    R = 1: p_i P(R=1 | m) / P(R=1 | prod);   R = 0: p_i P(R=0 | m) / P(R=0 | prod).
+    `right` is r_i. With m = prod / r_i, the product as if step i were known to be right:
+    R = 1: r_i P(R=1 | m) / P(R=1 | prod);   R = 0: r_i P(R=0 | m) / P(R=0 | prod).
     """
     known = success_probability(product / np.maximum(right, 1e-12), settings)
     whole = success_probability(product, settings)

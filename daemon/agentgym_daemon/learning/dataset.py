@@ -60,6 +60,7 @@ class Trajectory:
     reward: float | None
     steps: tuple[Step, ...]
     unscored: int  # steps that acted but cannot be scored: no features, or an unknown tool
+    closed_unix_nano: int = 0
 
     @property
     def failed_visibly(self) -> bool:
@@ -132,14 +133,12 @@ def _messages(path: Path) -> Iterator[bytes]:
         start = end
 
 
-def gradient_arm(
-    record: decision_pb2.DecisionRecord, columns: Sequence[int]
-) -> GradientArm | None:
+def gradient_arm(record: decision_pb2.DecisionRecord, columns: Sequence[int]) -> GradientArm | None:
     """The arm of a step that a policy sampled in steer or advise mode; None for all others."""
     arm, n = record.arm, len(record.support)
     sampled = (
-        record.assignment == Assignment.POLICY
-        and record.fallback == Fallback.NONE
+        int(record.assignment) == Assignment.POLICY
+        and int(record.fallback) == Fallback.NONE
         and record.mode in _ACTING_MODES
         and not record.greedy
         and record.policy_version != ""
@@ -148,9 +147,11 @@ def gradient_arm(
     if not sampled:
         return None
     probabilities = [a.probability for a in record.support]
+    kinds = [int(a.kind) for a in record.support]
     sound = (
-        record.support[0].kind == ArmKind.DEFER
-        and all(a.kind in (ArmKind.FORCE, ArmKind.SHOW) and a.tools for a in record.support[1:])
+        kinds[0] == ArmKind.DEFER
+        and all(kind in (ArmKind.FORCE, ArmKind.SHOW) for kind in kinds[1:])
+        and all(a.tools for a in record.support[1:])
         and all(tool < len(columns) for a in record.support for tool in a.tools)
         and all(p > 0 for p in probabilities)
         and abs(sum(probabilities) - 1) < 1e-6
@@ -179,12 +180,12 @@ def gradient_arm(
 def left_alone(record: decision_pb2.DecisionRecord) -> bool:
     """Whether the agent chose by itself: nothing was decided or applied, or the arm was defer."""
     applied = (
-        record.assignment in (Assignment.POLICY, Assignment.PINNED)
-        and record.fallback == Fallback.NONE
+        int(record.assignment) in (Assignment.POLICY, Assignment.PINNED)
+        and int(record.fallback) == Fallback.NONE
         and record.mode in _ACTING_MODES
         and 0 <= record.arm < len(record.support)
     )
-    return not applied or record.support[record.arm].kind == ArmKind.DEFER
+    return not applied or int(record.support[record.arm].kind) == ArmKind.DEFER
 
 
 def sparse_vector(features: decision_pb2.TaskFeatures) -> SparseVector | None:
@@ -239,7 +240,9 @@ class _Reader:
             else:
                 steps.append(step)
         reward = message.reward if message.HasField("reward") else None
-        return Trajectory(message.trajectory_id, reward, tuple(steps), unscored)
+        return Trajectory(
+            message.trajectory_id, reward, tuple(steps), unscored, message.closed_unix_nano
+        )
 
     def _step(
         self,

@@ -16,15 +16,20 @@ def log_action(log_right: Tensor, action: Tensor) -> Tensor:
     return torch.where(action > 0, log_right, 0.0).sum(1)
 
 
+def log_quiet(log_action_N: Tensor, visible_N: Tensor) -> Tensor:
+    """log(1 - v (1 - p_i)): the probability that a step shows no error."""
+    return torch.log1p(-visible_N * (1.0 - log_action_N.exp()))
+
+
 def log_product(
-    log_action_N: Tensor,
+    log_right_N: Tensor,
     wrong_N: Tensor,
     owner_N: Tensor,
     *,
     first_B: Tensor,
 ) -> Tensor:
-    """log(tau^e prod p_i) per trajectory; `first_B` is what is known beforehand (tau, unscored)."""
-    return first_B.index_add(0, owner_N, torch.where(wrong_N, 0.0, log_action_N))
+    """log(tau^e prod r_i) per trajectory; `first_B` is what is known beforehand (tau, unscored)."""
+    return first_B.index_add(0, owner_N, torch.where(wrong_N, 0.0, log_right_N))
 
 
 def outcome_loss(log_product_B: Tensor, reward_B: Tensor, settings: LearningSettings) -> Tensor:

@@ -18,17 +18,18 @@ class LearningSettings:
     false_failure: float = 0.03  # P(reward 0 | every step was right)
     false_error: float = 0.02  # P(a visible error is no sign of a wrong tool)
     unscored_right: float = 0.65  # P(right) of a step that the policy cannot score
+    quiet_evidence: float = 1.0  # how far the absence of a visible error counts; 0 = not at all
     # optimiser
     rounds: int = 60  # gradient steps of one training
     batch: int = 512  # trajectories of one gradient step
-    rate_weight: float = 0.03
-    rate_bias: float = 0.03
-    rate_similarity: float = 0.03
-    rate_defer: float = 0.02
-    l2_weight: float = 0.5  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
-    l2_bias: float = 1.0
-    l2_similarity: float = 0.5
-    l2_defer: float = 2.0
+    rate_weight: float = 0.1
+    rate_bias: float = 0.1
+    rate_similarity: float = 0.1
+    rate_defer: float = 0.1
+    l2_weight: float = 0.05  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
+    l2_bias: float = 0.1
+    l2_similarity: float = 0.1
+    l2_defer: float = 0.3
     # policy gradient
     pg_weight: float = 0.1
     clip: float = 0.2
@@ -40,7 +41,7 @@ class LearningSettings:
     max_changed: float = 0.30
     max_kl: float = 0.20
     # the distribution of arms by which change is measured: the daemon's steering
-    temperature: float = 0.05
+    temperature: float = 0.1
     floor: float = 0.02
     defer_floor: float = LEAST_DEFER
     top_k: int = 5

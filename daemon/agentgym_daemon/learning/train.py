@@ -11,7 +11,7 @@ trust region, not the prior, keeps a candidate near its parent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from agentgym.policy.parameters import Parameters, extend, initial
-from agentgym_daemon.learning import credit, losses
-from agentgym_daemon.learning.arrays import Floats, Ints, Ragged, arm_arrays, step_arrays
+from agentgym_daemon.learning.arrays import Floats, Ints, step_arrays
 from agentgym_daemon.learning.churn import Churn, allowed_matrix, churn
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
-from agentgym_daemon.learning.policy_net import ArmNet, Estimates, PolicyNet, to_parameters, to_tensors
+from agentgym_daemon.learning.policy_net import PolicyNet, to_parameters, to_tensors
+from agentgym_daemon.learning.problem import Problem
 from agentgym_daemon.learning.settings import LearningSettings
 
 _GROUPS = {
@@ -39,8 +39,7 @@ _GROUPS = {
     "defer.tool": "defer",
 }
 _LAST_RATE = 0.1  # the learning rate falls linearly to this share of itself
-_MAX_HALVINGS = 8
-_NO_CHANCE = -1e9  # log of a product that is 0
+_SHRINK, _MAX_TRIES = 0.75, 16
 
 
 class RatioError(RuntimeError):
@@ -59,6 +58,7 @@ class TrainReport:
     gradient_steps_of_parent: int
     ratio_error: float | None  # max |ratio - 1| on the parent's steps; None: there are none
     tolerance: float
+    visible_share: float
     loss_first: float
     loss_last: float
     beta: float
@@ -80,12 +80,12 @@ def train(
     start = prior if parent is None else extend(parent, dataset.tools, dataset.names)
     usable = [t for t in dataset.trajectories if t.steps and _informative(t)]
     kept = [t for t in usable if not t.held_out(settings.held_out_in)]
-    problem = _Problem(dataset, kept, settings)
+    problem = Problem(dataset, kept, settings)
     ratio_error = problem.ratio_error(start) if parent is not None else None
     if ratio_error is not None and ratio_error > settings.ratio_tolerance:
         raise RatioError(
-            f"expected |ratio - 1| <= {settings.ratio_tolerance:g} on the parent's steps before the "
-            f"first update, got {ratio_error:g}; the stored features or the code do not match "
+            f"expected |ratio - 1| <= {settings.ratio_tolerance:g} on the parent's steps before "
+            f"the first update, got {ratio_error:g}; the stored features or the code do not match "
             f"version {dataset.parent!r}"
         )
     tensors, first, last = _descend(problem, start, prior, settings=settings, seed=seed)
@@ -102,6 +102,7 @@ def train(
         gradient_steps_of_parent=len(problem.of_parent),
         ratio_error=ratio_error,
         tolerance=problem.tolerance,
+        visible_share=problem.visible,
         loss_first=first,
         loss_last=last,
         beta=beta,
@@ -115,130 +116,8 @@ def _informative(trajectory: Trajectory) -> bool:
     return trajectory.reward is not None or trajectory.failed_visibly
 
 
-class _Problem:
-    """The training data as tensors, and the loss of any parameters on any trajectories."""
-
-    def __init__(
-        self, dataset: Dataset, trajectories: Sequence[Trajectory], settings: LearningSettings
-    ) -> None:
-        self._settings = settings
-        arrays, tasks, steps = step_arrays(trajectories, dataset.universe)
-        self.size, self.count = len(steps), len(trajectories)
-        self._rows = Ragged(np.searchsorted(arrays.trajectory, np.arange(self.count + 1)))
-        self._net = PolicyNet(arrays, tasks)
-        self._owner = arrays.trajectory
-        self._action = torch.from_numpy(arrays.action)
-        self._failed = torch.from_numpy(arrays.failed)
-        self._wrong = torch.from_numpy(arrays.wrong)
-        self._alone = torch.from_numpy(arrays.alone)
-
-        rewarded = np.array([t.reward is not None for t in trajectories], np.bool_)
-        rewards = np.array([t.reward or 0.0 for t in trajectories])
-        self._rewarded, self._rewards = torch.from_numpy(rewarded), torch.from_numpy(rewards)
-        self.tolerance = credit.tolerance(trajectories, settings)
-        self._known = torch.from_numpy(self._known_factors(trajectories))
-
-        ages = {version: dataset.age(version) for version in dataset.versions}
-        chosen = [
-            i
-            for i, step in enumerate(steps)
-            if step.gradient is not None
-            and rewarded[self._owner[i]]
-            and (age := ages.get(step.gradient.version)) is not None
-            and age <= settings.max_age
-        ]
-        arms = arm_arrays(steps, chosen, arrays.columns)
-        self.gradient_size = len(chosen)
-        self.of_parent = np.array(
-            [
-                k
-                for k, i in enumerate(chosen)
-                if (g := steps[i].gradient) is not None and g.version == dataset.parent
-            ],
-            np.int64,
-        )
-        self._arms, self._arm_step = ArmNet(arms), arms.step
-        self._arm = torch.from_numpy(arms.arm)
-        self._propensity = torch.from_numpy(arms.propensity)
-        self._position = np.full(self.size, -1, np.int64)
-        self._position[arms.step] = np.arange(len(chosen))
-        advantage, weight = self._broadcast(rewards)
-        self._advantage, self._weight = torch.from_numpy(advantage), torch.from_numpy(weight)
-
-    def _known_factors(self, trajectories: Sequence[Trajectory]) -> Floats:
-        """log of the factors of P(R = 1) that no parameter changes: tau^e, and unscored steps."""
-        error = np.log(self.tolerance) if self.tolerance > 0 else _NO_CHANCE
-        unscored = np.log(self._settings.unscored_right)
-        return np.array(
-            [error * sum(bool(s.failed) for s in t.steps) + unscored * t.unscored for t in trajectories]
-        )
-
-    def _broadcast(self, rewards: Floats) -> tuple[Floats, Floats]:
-        """One advantage per trajectory for each of its T decided steps, with the weight 1 / T."""
-        owners, inverse, decided = np.unique(
-            self._owner[self._arm_step], return_inverse=True, return_counts=True
-        )
-        advantage = credit.advantages(rewards[owners])
-        return advantage[inverse], (1.0 / decided)[inverse]
-
-    def ratio_error(self, parameters: Parameters) -> float | None:
-        """max |pi(arm) / logged propensity - 1| over the parent's steps."""
-        if not len(self.of_parent):
-            return None
-        with torch.no_grad():
-            estimates = self._net(to_tensors(parameters), self._arm_step[self.of_parent])
-            ratio = self._ratio(estimates, torch.from_numpy(self.of_parent))
-        return float((ratio - 1.0).abs().max())
-
-    def _ratio(self, estimates: Estimates, positions: Tensor) -> Tensor:
-        probabilities = self._arms.probabilities(estimates, positions)
-        taken = probabilities.gather(1, self._arm[positions, None]).squeeze(1)
-        return taken / self._propensity[positions]
-
-    def loss(self, parameters: Mapping[str, Tensor], trajectories: Ints) -> Tensor:
-        """Mean loss of some trajectories, without the prior."""
-        rows, offset = self._rows.take(trajectories)
-        owner = torch.from_numpy(np.repeat(np.arange(len(trajectories)), np.diff(offset)))
-        row, run = torch.from_numpy(rows), torch.from_numpy(trajectories)
-        estimates = self._net(parameters, rows)
-        total = self._replay(estimates, row, run, owner)
-        positions = self._position[rows]
-        if self._settings.pg_weight > 0 and (positions >= 0).any():
-            position = torch.from_numpy(positions[positions >= 0])
-            decided = estimates.take(torch.from_numpy(positions >= 0))
-            total = total + self._settings.pg_weight * losses.ppo_loss(
-                self._ratio(decided, position),
-                self._advantage[position],
-                self._weight[position],
-                clip=self._settings.clip,
-            )
-        return total / len(trajectories)
-
-    def _replay(self, estimates: Estimates, row: Tensor, run: Tensor, owner: Tensor) -> Tensor:
-        wrong, rewarded = self._wrong[row], self._rewarded[run]
-        log_action = losses.log_action(estimates.log_right, self._action[row])
-        log_product = losses.log_product(log_action, wrong, owner, first_B=self._known[run])
-        outcome = losses.outcome_loss(
-            log_product[rewarded], self._rewards[run][rewarded], self._settings
-        )
-        errors = losses.error_loss(estimates.log_right, self._failed[row], self._settings)
-        target = credit.posterior_right(
-            log_action.detach().exp().numpy(),
-            log_product.detach().exp()[owner].numpy(),
-            self._rewards[run][owner].numpy(),
-            self._settings,
-        )
-        labelled = self._alone[row] & (rewarded[owner] | wrong)
-        defer = losses.defer_loss(
-            estimates.alone_apart,
-            torch.where(wrong, 0.0, torch.from_numpy(target)),
-            labelled.to(torch.float64),
-        )
-        return outcome + errors + defer
-
-
 def _descend(
-    problem: _Problem,
+    problem: Problem,
     start: Parameters,
     prior: Parameters,
     *,
@@ -263,7 +142,7 @@ def _descend(
         for name, tensor in tensors.items():
             pull = 0.5 * strengths[name] / problem.count
             loss = loss + pull * (tensor - anchor[name]).square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks one
         optimiser.step()
         schedule.step()
         values.append(float(loss.detach()))
@@ -281,19 +160,19 @@ def _batches(count: int, settings: LearningSettings, rng: np.random.Generator) -
 def _backtrack(
     dataset: Dataset, parent: Parameters, candidate: Parameters, settings: LearningSettings
 ) -> tuple[Parameters, float, Churn]:
-    """parent + beta (candidate - parent) with the first beta of 1, 1/2, 1/4 ... inside the limits."""
+    """parent + beta (candidate - parent), beta the first of 1, 3/4, 9/16 ... inside the limits."""
     steps = [step for t in dataset.trajectories for step in t.steps][-settings.recent_steps :]
     trajectory = Trajectory(b"", None, tuple(steps), 0)
     arrays, tasks, _ = step_arrays([trajectory], dataset.universe)
     net, allowed = PolicyNet(arrays, tasks), allowed_matrix(steps, len(dataset.tools))
     before = _estimates(net, parent)
     beta = 1.0
-    for _ in range(_MAX_HALVINGS):
+    for _ in range(_MAX_TRIES):
         mixed = _interpolate(parent, candidate, beta)
         change = churn(before, _estimates(net, mixed), allowed, settings.exploration)
         if change.within(max_changed=settings.max_changed, max_kl=settings.max_kl):
             return mixed, beta, change
-        beta /= 2
+        beta *= _SHRINK
     return parent, 0.0, churn(before, before, allowed, settings.exploration)
 
 

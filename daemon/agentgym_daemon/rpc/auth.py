@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from grpc import aio
@@ -36,11 +36,17 @@ SCOPES: dict[str, Scope] = {
 }
 """What a token must allow for a method; a method that is not here needs admin."""
 
-Handler = grpc.RpcMethodHandler
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
-class Gate(aio.ServerInterceptor):
+if TYPE_CHECKING:
+    _Interceptor = aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = aio.ServerInterceptor
+
+
+class Gate(_Interceptor):
     """Refuses calls without a fitting token or contract version, before any byte is parsed."""
 
     def __init__(self, tokens: Tokens, count: Callable[[str], None]) -> None:
@@ -60,9 +66,7 @@ class Gate(aio.ServerInterceptor):
         _log.warning("refused %s: %s", handler_call_details.method, message)
         return _refuse(code, message)
 
-    def _refusal(
-        self, method: str, metadata: dict[str, Any]
-    ) -> tuple[grpc.StatusCode, str] | None:
+    def _refusal(self, method: str, metadata: dict[str, Any]) -> tuple[grpc.StatusCode, str] | None:
         presented = str(metadata.get(semconv.METADATA_TOKEN, ""))
         kind, _, secret = presented.partition(" ")
         if kind.lower() != "bearer" or not secret:

@@ -42,10 +42,10 @@ def distribution(scores: Vector, exploration: Exploration) -> Vector:
     """Probabilities of the arms; entry 0 of `scores` is defer. Sums to 1."""
     if len(scores) == 1:
         return np.ones(1)
-    spread = exploration.floor / (len(scores) - 1)
     mass = 1.0 - exploration.floor - exploration.defer_floor
-    probability = mass * softmax(scores / exploration.temperature) + spread
-    probability[0] += exploration.defer_floor - spread
+    probability = mass * softmax(scores / exploration.temperature)
+    probability[0] += exploration.defer_floor
+    probability[1:] += exploration.floor / (len(scores) - 1)
     return probability
 
 

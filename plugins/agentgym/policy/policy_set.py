@@ -37,11 +37,11 @@ class PolicySet:
         offered: Sequence[Tool],
         history: Sequence[PastCall],
         *,
+        allowed: Sequence[bool],
         kind: ArmKind,
         rng: random.Random | None,
     ) -> Decision | None:
         """Draws an arm for one step; None if no offered tool may be forced or promoted."""
-        allowed = [not tool.protected for tool in offered]
         if not any(allowed):
             return None
         parameters = self.policies[agent_name].parameters

@@ -29,8 +29,13 @@ from agentgym.version import VERSION
 
 logger = logging.getLogger(__name__)
 
-_BACKOFF_S = (0.1, 5.0)
+_BACKOFF_S = (0.1, 2.0)
 _OPERATOR_BACKOFF_S = 5.0
+_OPERATOR = frozenset(
+    ("FAILED_PRECONDITION", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
+)
+_LASTING = _OPERATOR | {"NOT_FOUND", "INVALID_ARGUMENT", "DATA_LOSS", "INTERNAL", "UNKNOWN"}
+"""Statuses of a download that asking again would not change."""
 
 
 class Subscriber:
@@ -78,17 +83,21 @@ class Subscriber:
                     self._apply(update, metadata)
                     if not self.connected.is_set():
                         on_reconnect()
+                        self.live.follow(True)
                         self.connected.set()
                     on_ready()
                     delay, self._said = _BACKOFF_S[0], ""
             except DaemonError as error:
                 self._say(str(error))
-            except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed
+            except grpc.RpcError as error:
                 if self._operator_error(error):
                     delay = _OPERATOR_BACKOFF_S
-            except Exception:
-                logger.warning("AgentGym could not apply a policy update", exc_info=True)
-            self.connected.clear()
+            except Exception as error:  # noqa: BLE001 - the thread must live; it is said
+                if not stop.is_set():  # the channel was closed under us otherwise
+                    self._say(f"could not apply a policy update: {error!r}", exc_info=True)
+            if self.connected.is_set():
+                self.connected.clear()
+                self.live.follow(False)
             stop.wait(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_S[1])
 
@@ -101,16 +110,9 @@ class Subscriber:
             feature_schemas=[FEATURE_SCHEMA],
         )
 
-    def _operator_error(self, error: Exception) -> bool:
-        if not isinstance(error, grpc.RpcError):
-            return False
+    def _operator_error(self, error: grpc.RpcError) -> bool:
         code = status_name(error)
-        if code not in (
-            "FAILED_PRECONDITION",
-            "UNAUTHENTICATED",
-            "PERMISSION_DENIED",
-            "UNIMPLEMENTED",
-        ):
+        if code not in _OPERATOR:
             return False
         details = error.details() if hasattr(error, "details") else ""
         self._say(
@@ -118,10 +120,10 @@ class Subscriber:
         )
         return True
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, exc_info: bool = False) -> None:
         if text != self._said:
             self._said = text
-            logger.warning("AgentGym: %s", text)
+            logger.warning("AgentGym: %s", text, exc_info=exc_info)
 
     # ---- updates
 
@@ -132,16 +134,17 @@ class Subscriber:
             self._catalogues = CatalogueCache(self._hasher)
         assert self._catalogues is not None
         steering = update.steering
+        exploration = Exploration(
+            temperature=steering.temperature,
+            floor=steering.floor,
+            defer_floor=steering.defer_floor,
+            top_k=steering.top_k,
+        )
         self.live.swap(
             PolicySet(
                 hasher=self._hasher,
                 catalogues=self._catalogues,
-                exploration=Exploration(
-                    temperature=steering.temperature,
-                    floor=steering.floor,
-                    defer_floor=steering.defer_floor,
-                    top_k=steering.top_k,
-                ),
+                exploration=exploration,
                 control_share=steering.control_share,
                 stale_after_s=float(steering.stale_after_s),
                 killed=steering.killed,
@@ -175,8 +178,13 @@ class Subscriber:
     def _download(self, sha256: str, metadata: Metadata) -> bytes:
         data = bytearray()
         request = artifact_pb2.GetArtifactRequest(sha256=sha256)
-        for chunk in self._artifacts.Get(request, metadata=metadata, timeout=30):
-            data += chunk.data
-            if len(data) > MAX_BYTES:
-                raise SnapshotError(f"policy file is longer than {MAX_BYTES} bytes")
+        try:
+            for chunk in self._artifacts.Get(request, metadata=metadata, timeout=30):
+                data += chunk.data
+                if len(data) > MAX_BYTES:
+                    raise SnapshotError(f"policy file is longer than {MAX_BYTES} bytes")
+        except grpc.RpcError as error:
+            if status_name(error) not in _LASTING:
+                raise  # the stream starts again, and with it the download
+            raise SnapshotError(f"policy file cannot be had: {status_name(error)}") from error
         return bytes(data)

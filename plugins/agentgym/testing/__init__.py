@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentgym.testing.daemon import FakeDaemon
     from agentgym.testing.llm_brain import (
         Brain,
         ChatReply,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agentgym.testing.llm_preferences import make_preferences
     from agentgym.testing.llm_server import LLMServer, RecordedRequest
     from agentgym.testing.llm_wire import ApiError
+    from agentgym.testing.recording import RecordingGym, RecordingSink
 
 __all__ = [
     "ApiError",
@@ -36,8 +38,11 @@ __all__ = [
     "ChatRequest",
     "DeskBrain",
     "EchoToolBrain",
+    "FakeDaemon",
     "LLMServer",
     "RecordedRequest",
+    "RecordingGym",
+    "RecordingSink",
     "ScriptedBrain",
     "ToolCall",
     "ToolSpec",
@@ -57,8 +62,11 @@ __all__ = [
 _MODULES = {
     "ApiError": "llm_wire",
     "DeskBrain": "llm_desk",
+    "FakeDaemon": "daemon",
     "LLMServer": "llm_server",
     "RecordedRequest": "llm_server",
+    "RecordingGym": "recording",
+    "RecordingSink": "recording",
     "load_desk_brain": "llm_desk",
     "make_preferences": "llm_preferences",
 }

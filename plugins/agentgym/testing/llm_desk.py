@@ -68,7 +68,8 @@ class DeskBrain:
             return _call(request.tools, request.forced_tool, text)
         if progress.done >= len(slots) or not request.tools or request.tool_choice == "none":
             return ChatReply(text=_summary(progress))
-        name = _choose(slots[progress.done], request.tools, tried=progress.tried, text=text)
+        ranking = _open_slot(slots, progress)
+        name = _choose(ranking, request.tools, tried=progress.tried, text=text)
         return _call(request.tools, name, text)
 
     def _known_request(self, messages: Sequence[JsonObject]) -> tuple[int, str | None]:
@@ -133,6 +134,18 @@ def _count(progress: _Progress, name: str, content: str) -> None:
     progress.failed = progress.failed or failed
     progress.done += 1
     progress.tried.clear()
+
+
+def _open_slot(slots: Slots, progress: _Progress) -> Sequence[str]:
+    """Return the ranking to go on with: of the first slot whose own tool was not called yet.
+
+    A forced tool may have served a later slot first; like any model, it sees that in the messages.
+    """
+    before = progress.called[: len(progress.called) - len(progress.tried)]
+    for ranking in slots:
+        if ranking[0] not in before:
+            return ranking
+    return slots[progress.done]
 
 
 def _choose(

@@ -18,7 +18,7 @@ from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
 from agentgym.policy.evaluate import CatalogueCache, evaluate
 from agentgym.policy.features import FEATURE_SCHEMA, SparseVector, TextHasher
 from agentgym.policy.parameters import Parameters
-from agentgym.proto.v1 import common_pb2, training_pb2
+from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
 from agentgym.testing import make_preferences
 from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, PastCall, Tool
 
@@ -89,6 +89,8 @@ class Brain:
 class World:
     """Requests, a catalogue, the agent's opinions, and the recorded trajectories."""
 
+    request_class = Request
+
     def __init__(
         self,
         requests: Sequence[Request],
@@ -111,14 +113,23 @@ class World:
         self.control_share, self.visible = 0.15, 0.6
 
     def episode(
-        self, request: Request, policy: Parameters | None, version: str = "", *, greedy: bool = False
+        self,
+        request: Request,
+        policy: Parameters | None,
+        version: str = "",
+        *,
+        greedy: bool = False,
     ) -> tuple[Run, int]:
         """One run; recorded and rewarded unless it is greedy. Also returns its assignment."""
         assignment = int(Assignment.NONE)
         if policy is not None:
             control = not greedy and self.rng.random() < self.control_share
             assignment = int(Assignment.CONTROL if control else Assignment.POLICY)
-        run, brain, history = Run(list(request.tools)), Brain(self.preferences[request.text]), list[PastCall]()
+        run, brain, history = (
+            Run(list(request.tools)),
+            Brain(self.preferences[request.text]),
+            list[PastCall](),
+        )
         message = training_pb2.TrainingTrajectory(
             trajectory_id=self.rng.randbytes(16), closed_unix_nano=len(self.recorded) + 1
         )
@@ -142,7 +153,7 @@ class World:
             name = self._act(record, brain, policy, version, x, history, greedy=greedy)
             if name is None:
                 break
-            right = run.call(name)
+            run.call(name)
             error = name not in request.tools and self.rng.random() < self.visible
             brain.count(name, error=error)
             record.called.append(name)
@@ -157,7 +168,7 @@ class World:
 
     def _act(
         self,
-        record: object,
+        record: decision_pb2.DecisionRecord,
         brain: Brain,
         policy: Parameters | None,
         version: str,
@@ -166,7 +177,7 @@ class World:
         *,
         greedy: bool,
     ) -> str | None:
-        if policy is None or record.assignment == Assignment.CONTROL:  # type: ignore[attr-defined]
+        if policy is None or record.assignment == Assignment.CONTROL:
             return brain.choose(None)
         result = evaluate(policy, x, self.catalogue, history)
         arms = force_arms if self.mode == common_pb2.MODE_STEER else show_arms
@@ -185,9 +196,7 @@ class World:
     def _tool(self, name: str) -> Tool:
         return next(t for t in self.tools if t.name == name)
 
-    def _features(self, x: SparseVector, trajectory_id: bytes) -> object:
-        from agentgym.proto.v1 import decision_pb2
-
+    def _features(self, x: SparseVector, trajectory_id: bytes) -> decision_pb2.TaskFeatures:
         return decision_pb2.TaskFeatures(
             features_id=b"task",
             trajectory_id=trajectory_id,
@@ -201,9 +210,7 @@ class World:
         """The trainer's snapshot file of the newest `window` trajectories."""
         kept = self.recorded[-window:]
         header = training_pb2.TrainingHeader(
-            scope=common_pb2.Scope(
-                agent="desk", agent_name="agent", feature_schema=FEATURE_SCHEMA
-            ),
+            scope=common_pb2.Scope(agent="desk", agent_name="agent", feature_schema=FEATURE_SCHEMA),
             parent=parent,
             feature_key=KEY,
             trajectories=len(kept),
@@ -213,8 +220,15 @@ class World:
             header.tools.add(
                 fingerprint=tool.fingerprint, name=tool.name, description=tool.description
             )
-        write_messages(path, [header.SerializeToString(), *(m.SerializeToString() for m in kept)])
+        self.write_messages(
+            path, [header.SerializeToString(), *(m.SerializeToString() for m in kept)]
+        )
         return path
+
+    @staticmethod
+    def write_messages(path: Path, messages: Sequence[bytes]) -> None:
+        """Length-prefixed messages, as training.proto has them."""
+        path.write_bytes(b"".join(struct.pack("<I", len(m)) + m for m in messages))
 
     def reliability(self, policy: Parameters | None, requests: Sequence[Request]) -> float:
         """Call reliability of first attempts, greedy."""
@@ -226,21 +240,16 @@ class World:
         return sum(outcomes) / len(outcomes)
 
 
-def write_decision(record: object, decision: Decision, version: str) -> None:
+def write_decision(record: decision_pb2.DecisionRecord, decision: Decision, version: str) -> None:
     """Fills a DecisionRecord as the plugin does."""
     for arm in decision.support:
-        record.support.add(  # type: ignore[attr-defined]
+        record.support.add(
             kind=int(arm.kind), tools=arm.tools, score=arm.score, probability=arm.probability
         )
-    record.arm, record.arm_propensity = decision.arm, decision.propensity  # type: ignore[attr-defined]
-    record.temperature, record.floor = decision.temperature, decision.floor  # type: ignore[attr-defined]
-    record.defer_floor, record.top_k = decision.defer_floor, decision.top_k  # type: ignore[attr-defined]
-    record.greedy, record.policy_version = decision.greedy, version  # type: ignore[attr-defined]
-
-
-def write_messages(path: Path, messages: Sequence[bytes]) -> None:
-    """Length-prefixed messages, as training.proto has them."""
-    path.write_bytes(b"".join(struct.pack("<I", len(m)) + m for m in messages))
+    record.arm, record.arm_propensity = decision.arm, decision.propensity
+    record.temperature, record.floor = decision.temperature, decision.floor
+    record.defer_floor, record.top_k = decision.defer_floor, decision.top_k
+    record.greedy, record.policy_version = decision.greedy, version
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,11 @@ class TestDeskBrain:
         assert ask(user("Where is my parcel?"), *failed).startswith("I could not finish")
 
     def test_a_call_without_a_visible_error_closes_the_slot_even_if_wrong(self) -> None:
-        assert ask(user(REFUND), *turn("track_parcel")) == "track_payment"
+        done = ask(user(REFUND), *turn("track_parcel"), *turn("refund_order"))
+        assert done == "Done. I used track_parcel, refund_order."
+
+    def test_a_forced_call_for_a_later_slot_leaves_it_the_earlier_one(self) -> None:
+        assert ask(user(REFUND), *turn("track_payment")) == "refund_order"
 
     def test_a_failed_forced_call_leaves_it_its_own_first_choice(self) -> None:
         assert ask(user(REFUND), *turn("track_parcel", "Error")) == "refund_order"

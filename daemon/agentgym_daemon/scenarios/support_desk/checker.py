@@ -15,13 +15,13 @@ class Checker:
     """Judges the calls of one run against a request's tools, as a set with multiplicity.
 
     A request has one slot per tool it needs, in any order. The first call for a slot is its first
-    attempt; after a wrong one every further call is a retry of that slot until one is right.
+    attempt; the call after a first attempt that failed visibly is that slot's retry. A wrong call
+    that did not fail visibly closes its slot all the same: nobody could know better.
     """
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._missing = Counter(request.tools)
-        self._attempted = 0
         self._retrying = False
         self._all_right = True
         self._finished = False
@@ -42,30 +42,28 @@ class Checker:
         """Whether every call was right, nothing is missing and nothing was extra."""
         return self._all_right and self.complete
 
-    def call(self, tool_name: str) -> bool:
-        """Record one call of the run and say whether it is a still missing tool."""
+    def call(self, tool_name: str, *, failed: bool = False) -> bool:
+        """Records one call, which `failed` visibly or not, and says whether it was needed."""
         if self._finished:
             raise RuntimeError(
                 f"expected no call after finish(), got {tool_name!r} for request "
                 f"{self._request.id}; use one checker per run"
             )
-        extra = self.complete
         right = self._missing[tool_name] > 0
         if right:
             self._missing[tool_name] -= 1
         else:
             self._all_right = False
-        if not self._retrying:
+        retry, self._retrying = self._retrying, failed and not self._retrying
+        if not retry:
             self._first_attempts.append(right)
-            self._attempted += not extra
-        self._retrying = not right and not extra
         return right
 
     def finish(self) -> None:
-        """End the run: each slot that was never attempted counts as a wrong first attempt."""
+        """Ends the run: each slot that was never attempted counts as a wrong first attempt."""
         if not self._finished:
             self._finished = True
-            never_attempted = len(self._request.tools) - self._attempted
+            never_attempted = len(self._request.tools) - len(self._first_attempts)
             self._first_attempts.extend([False] * never_attempted)
 
 

@@ -1,0 +1,7 @@
+"""`python -m agentgym_daemon`."""
+
+import sys
+
+from agentgym_daemon.cli import main
+
+sys.exit(main())

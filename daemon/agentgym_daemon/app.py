@@ -1,0 +1,345 @@
+"""Puts the rooms together: the only module that knows them all.
+
+gRPC -> segment log -> (applier thread) -> DuckDB -> rewards, training -> registry -> hub -> gRPC
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from importlib import metadata
+from typing import Any
+
+from agentgym import semconv
+from agentgym.proto.v1 import (
+    admin_pb2_grpc,
+    artifact_pb2_grpc,
+    catalogue_pb2_grpc,
+    decision_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    reward_pb2_grpc,
+    trajectory_pb2_grpc,
+)
+from agentgym_daemon.clock import Clock, SystemClock
+from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.errors import StorageError
+from agentgym_daemon.ingest.log import SegmentLog
+from agentgym_daemon.ingest.otlp import decode_traces
+from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult
+from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
+from agentgym_daemon.policies.history import history
+from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.retraining import Retraining
+from agentgym_daemon.rewards.housekeeping import Housekeeping
+from agentgym_daemon.rewards.lookup import StoreLookup
+from agentgym_daemon.rewards.resolve import Rewards
+from agentgym_daemon.rpc.admin import AdminService, Vitals
+from agentgym_daemon.rpc.artifacts import ArtifactService
+from agentgym_daemon.rpc.auth import Gate
+from agentgym_daemon.rpc.ingest import CatalogueService, DecisionService, TraceService
+from agentgym_daemon.rpc.journal import Journal
+from agentgym_daemon.rpc.policies import PolicyService
+from agentgym_daemon.rpc.rewards import RewardService
+from agentgym_daemon.rpc.server import RpcServer
+from agentgym_daemon.rpc.tokens import Tokens
+from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
+from agentgym_daemon.store.applier import Applier
+from agentgym_daemon.store.batch import AppliedBatch
+from agentgym_daemon.store.database import DATABASE_NAME, Store
+
+DRAIN_S = 5.0
+_GRACE_S = 1.0
+_CATCH_UP_S = 10.0
+_HOPELESS_S = 30.0
+_TICK_S = 1.0
+_TRAINING_PAUSE_S = 0.25  # between looks at the progress, however fast rewards come
+
+_logger = logging.getLogger(__name__)
+TrainerFactory = Callable[[DaemonConfig], Trainer]
+
+
+def version() -> str:
+    """Version of this distribution."""
+    return metadata.version("agentgym")
+
+
+def make_trainer(config: DaemonConfig) -> Trainer:
+    """The trainer's process, supervised."""
+    return Trainer(
+        config.home / "trainer.log",
+        timeout_s=config.trainer_timeout_s,
+        memory_bytes=config.trainer_memory_bytes,
+    )
+
+
+class Daemon:
+    """One daemon on one directory, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        *,
+        clock: Clock | None = None,
+        trainer_factory: TrainerFactory = make_trainer,
+    ) -> None:
+        self.config = config
+        self.failed = asyncio.Event()
+        """Set when the daemon must not go on: nothing can be stored any more."""
+        self._clock = clock or SystemClock()
+        self._trainer_factory = trainer_factory
+        self._counts: Counter[str] = Counter()
+        self._rewarded = asyncio.Event()
+        self._closing = AsyncExitStack()
+        self._hub = Hub()
+        self._tails = Tails()
+        self._server: RpcServer | None = None
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Where the daemon listens; empty before the start."""
+        return self._server.listeners if self._server else ()
+
+    async def start(self) -> None:
+        """Opens everything, brings the database up to date, and listens.
+
+        Raises DaemonError, and leaves nothing open then.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Accepts nothing more, writes what was accepted, and gives the directory back."""
+        await self._closing.aclose()
+
+    async def _start(self) -> None:
+        config = self.config
+        prepare(config.home)
+        lock = HomeLock(config.home)
+        lock.acquire()
+        self._closing.callback(lock.release)
+        tokens, feature_key = Tokens(config.home), read_feature_key(config.home)
+        began = self._clock.monotonic()
+
+        await self._open_storage()
+        self._journal = Journal(self._log, self._clock)
+        self._registry = Registry(
+            config.home / "policies",
+            append=self._journal.append,
+            clock=self._clock,
+            changed=self._hub.ring,
+        )
+        with self._store.reading() as cursor:
+            self._registry.load(*history(cursor))
+        trainer = self._trainer_factory(config)
+        self._closing.push_async_callback(asyncio.to_thread, trainer.close)
+        lookup = StoreLookup(self._store)
+        self._watch(lookup, trainer, feature_key)
+
+        self._server = RpcServer(config.home, config.listen, Gate(tokens, self._count))
+        vitals = Vitals(
+            version=version(),
+            uptime_s=lambda: self._clock.monotonic() - began,
+            log_end=lambda: self._log.end,
+            applied=lambda: self._applier.applied,
+            trainer=lambda: trainer.status,
+            listeners=lambda: self.listeners,
+            counts=self._counts,
+        )
+        policies = self._register(self._server, lookup, feature_key, vitals)
+        self._closing.push_async_callback(self._server.stop, _GRACE_S)
+        self._closing.callback(policies.stop)
+        self._closing.callback(self._tails.stop)
+        await self._server.start()
+        _logger.info("listening on %s", ", ".join(self.listeners))
+
+    async def _open_storage(self) -> None:
+        config = self.config
+        log = SegmentLog(config.home / "log", segment_bytes=config.segment_bytes, clock=self._clock)
+        self._log = log
+        self._closing.push_async_callback(asyncio.to_thread, log.close)
+        path = config.home / DATABASE_NAME
+        self._store = Store.open(path, aggregation=config.reward_aggregation)
+        self._closing.callback(self._store.close)
+        self._applier = Applier(self._store, log, decode=decode_traces)
+        log.on_durable = self._applier.submit
+        self._applier.start()
+        self._closing.push_async_callback(asyncio.to_thread, self._drain)
+        waited_s = 0.0
+        while not await asyncio.to_thread(self._applier.wait, log.end, _TICK_S):
+            waited_s += _TICK_S
+            if self._applier.failed and waited_s >= _HOPELESS_S:
+                raise StorageError(f"the log cannot be applied: {self._applier.failed}")
+
+    def _drain(self) -> None:
+        """Ends the log with everything accepted in it, and applies as much as time allows."""
+        self._log.close()
+        if not self._applier.wait(self._log.end, DRAIN_S - _GRACE_S):
+            _logger.warning("the rest of the log is applied at the next start")
+        self._applier.close()
+
+    def _watch(self, lookup: StoreLookup, trainer: Trainer, feature_key: bytes) -> None:
+        loop = asyncio.get_running_loop()
+
+        def applied(batch: AppliedBatch) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._on_applied, batch)
+
+        self._closing.callback(self._applier.subscribe(applied))
+        config = self.config
+        housekeeping = Housekeeping(
+            lookup,
+            append=self._journal.append,
+            clock=self._clock,
+            idle_ttl_s=config.idle_ttl_s,
+            default_reward=config.default_reward,
+            default_reward_after_s=config.default_reward_after_s,
+        )
+
+        async def train(job: TrainJob) -> TrainResult:
+            return await asyncio.wrap_future(trainer.train(job))
+
+        retraining = Retraining(
+            config,
+            self._store,
+            self._registry,
+            train=train,
+            append=self._journal.append,
+            feature_key=feature_key,
+            clock=self._clock,
+        )
+        retraining.clean()
+        self._spawn(self._keep_house(housekeeping))
+        self._spawn(self._keep_training(retraining))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._closing.push_async_callback(end)
+
+    def _on_applied(self, batch: AppliedBatch) -> None:
+        if batch.closed:
+            self._tails.publish(batch.closed)
+        if batch.rewarded or batch.closed:
+            self._rewarded.set()
+
+    async def _keep_house(self, housekeeping: Housekeeping) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._log.failed:
+                _logger.critical("stopping: %s", self._log.failed)
+                self.failed.set()
+                return
+            for chore in (housekeeping.close_idle, housekeeping.give_defaults):
+                # What the last turn wrote must be visible, or it would be written again.
+                if await self._caught_up():
+                    await self._supervised(chore)
+
+    async def _keep_training(self, retraining: Retraining) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._rewarded.wait(), self._training_tick_s)
+            self._rewarded.clear()
+            await self._supervised(retraining.run_due)
+            await asyncio.sleep(_TRAINING_PAUSE_S)
+
+    @property
+    def _training_tick_s(self) -> float:
+        return min(30.0, self.config.retrain_minutes * 60.0)
+
+    async def _supervised(self, chore: Callable[[], Awaitable[object]]) -> None:
+        """Runs a chore; its fault must not end the daemon, and the next turn tries again."""
+        try:
+            await chore()
+        except Exception:
+            self._count("chores_failed")
+            _logger.exception("a chore of the daemon failed")
+
+    async def _caught_up(self) -> bool:
+        return await asyncio.to_thread(self._applier.wait, self._log.end, _CATCH_UP_S)
+
+    def _count(self, name: str, times: int = 1) -> None:
+        self._counts[name] += times
+
+    def _register(
+        self, rpc: RpcServer, lookup: StoreLookup, feature_key: bytes, vitals: Vitals
+    ) -> PolicyService:
+        server, journal, registry = rpc.server, self._journal, self._registry
+        config = self.config
+        rewards = Rewards(
+            lookup, append=journal.append, caught_up=self._caught_up, clock=self._clock
+        )
+        handshake = policy_pb2.PolicyUpdate(
+            contract_version=semconv.CONTRACT_VERSION,
+            daemon_version=vitals.version,
+            feature_key=feature_key,
+            steering=policy_pb2.Steering(
+                control_share=config.control_share,
+                temperature=config.temperature,
+                floor=config.floor,
+                defer_floor=config.defer_floor,
+                top_k=config.top_k,
+                stale_after_s=config.stale_after_s,
+            ),
+        )
+        policies = PolicyService(registry, self._hub, handshake=handshake)
+        trajectories = TrajectoryService(
+            self._store, registry, self._tails, feature_key=feature_key
+        )
+        admin = AdminService(config, self._store, registry, self._hub, vitals)
+        server.add_generic_rpc_handlers((TraceService(journal, self._count).handler(),))
+        decision_pb2_grpc.add_DecisionServiceServicer_to_server(
+            DecisionService(journal, self._count), server
+        )
+        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(
+            CatalogueService(journal, self._count), server
+        )
+        reward_pb2_grpc.add_RewardServiceServicer_to_server(
+            RewardService(rewards, self._count), server
+        )
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+        artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(registry), server)
+        trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        return policies
+
+
+def serve(config: DaemonConfig, ready: Callable[[str], None]) -> int:
+    """Runs a daemon until it is told to end; returns the exit code."""
+    return asyncio.run(_serve(config, ready))
+
+
+async def _serve(config: DaemonConfig, ready: Callable[[str], None]) -> int:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    daemon = Daemon(config)
+    await daemon.start()
+    try:
+        ready(f"agentgym-daemon {version()} is ready on {', '.join(daemon.listeners)}")
+        await _first(ended.wait(), daemon.failed.wait())
+    finally:
+        _logger.info("stopping")
+        await daemon.stop()
+    return 1 if daemon.failed.is_set() else 0
+
+
+async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.create_task(one) for one in awaited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

@@ -1,0 +1,1 @@
+"""Benchmarks: `agentgym-daemon bench NAME`."""

@@ -1,0 +1,51 @@
+"""What every benchmark returns: its runs, medians with spread, and what it did not measure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Runs of one benchmark; each run maps a metric to its value."""
+
+    name: str
+    units: Mapping[str, str]
+    runs: Sequence[Mapping[str, float]]
+    not_measured: Sequence[str] = ()
+
+    def as_json(self, command: str) -> dict[str, Any]:
+        """The report as it is written to a file."""
+        return {
+            "name": self.name,
+            "command": command,
+            "machine": machine(),
+            "runs": [dict(run) for run in self.runs],
+            "metrics": {key: self._metric(key) for key in self.units},
+            "not_measured": list(self.not_measured),
+        }
+
+    def _metric(self, key: str) -> dict[str, Any]:
+        values = [run[key] for run in self.runs]
+        return {
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+            "unit": self.units[key],
+        }
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+    }

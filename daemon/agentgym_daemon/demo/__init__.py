@@ -1,0 +1,1 @@
+"""The demo: three real agents get better at choosing tools while they run."""

@@ -1,0 +1,153 @@
+"""The trainer's process: one JSON job per line on stdin, one JSON answer per line on stdout.
+
+    {"id", "snapshot", "parent", "out", "version", "seed", "created_unix_nano", "settings"}
+    -> {"id", "ok": true, "report", "receipt", "sha256", "size"} | {"id", "ok": false, "error"}
+
+It stays for many jobs, so that torch is loaded once, gives way to everything else (one thread,
+nice AGENTGYM_TRAINER_NICE = 19), keeps to AGENTGYM_TRAINER_MEMORY_BYTES of memory, and ends when
+stdin closes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from agentgym.policy import snapshot
+from agentgym.policy.snapshot import Snapshot
+from agentgym_daemon.learning import gate
+from agentgym_daemon.learning.dataset import Dataset, read_dataset
+from agentgym_daemon.learning.settings import LearningSettings
+
+MEMORY_ENV = "AGENTGYM_TRAINER_MEMORY_BYTES"
+NICE_ENV = "AGENTGYM_TRAINER_NICE"
+_NICE = "19"
+
+
+def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains, writes the candidate atomically, and passes the file that was written to the gate."""
+    from agentgym_daemon.learning.train import train  # torch: not needed to read a job
+
+    settings = LearningSettings.of(job.get("settings", {}))
+    parent = _load(job.get("parent"))
+    known = (
+        () if parent is None else zip(parent.parameters.tools, parent.parameters.names, strict=True)
+    )
+    dataset = read_dataset(Path(job["snapshot"]), extra=tuple(known))
+    candidate, report = train(
+        dataset, parent.parameters if parent else None, settings=settings, seed=job["seed"]
+    )
+    data = snapshot.dump(candidate, _manifest(job, dataset, parent, settings))
+    _write(Path(job["out"]), data)
+    sha256 = snapshot.digest(data)
+    receipt = gate.tier0(
+        Path(job["out"]).read_bytes(),
+        sha256,
+        dataset,
+        incumbent=parent.parameters if parent else None,
+        settings=settings,
+    )
+    return {
+        "report": report.plain(),
+        "receipt": receipt.plain(),
+        "sha256": sha256,
+        "size": len(data),
+    }
+
+
+def _load(path: str | None) -> Snapshot | None:
+    if path is None:
+        return None
+    data = Path(path).read_bytes()
+    return snapshot.parse(data, snapshot.digest(data))
+
+
+def _manifest(
+    job: Mapping[str, Any], dataset: Dataset, parent: Snapshot | None, settings: LearningSettings
+) -> dict[str, Any]:
+    agent, agent_name, feature_schema = dataset.scope
+    return {
+        "version": job["version"],
+        "parent": parent.version if parent else "",
+        "created_unix_nano": job["created_unix_nano"],
+        "scope": {
+            "agent": agent,
+            "agent_name": agent_name,
+            "feature_schema": feature_schema,
+        },
+        "lineage": {
+            "data_sha256": hashlib.sha256(Path(job["snapshot"]).read_bytes()).hexdigest(),
+            "trajectories": len(dataset.trajectories),
+            "first_closed_unix_nano": min(
+                (t.closed_unix_nano for t in dataset.trajectories), default=0
+            ),
+            "last_closed_unix_nano": max(
+                (t.closed_unix_nano for t in dataset.trajectories), default=0
+            ),
+            "parent_sha256": parent.sha256 if parent else "",
+            "code_version": _code_version(),
+            "seed": job["seed"],
+            "settings": settings.plain(),
+        },
+    }
+
+
+def _code_version() -> str:
+    try:
+        return version("agentgym")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def serve(lines: TextIO, out: TextIO) -> None:
+    """Answers jobs until `lines` end; a failed job is an answer, not an end."""
+    for line in lines:
+        answer: dict[str, Any] = {"id": None}
+        try:
+            job = json.loads(line)
+            answer["id"] = job["id"]
+            answer |= {"ok": True, **run_job(job)}
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not hidden
+            answer |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        out.write(json.dumps(answer, allow_nan=False) + "\n")
+        out.flush()
+
+
+def limit(environ: Mapping[str, str]) -> None:
+    """Makes this process give way and keeps it within its memory."""
+    os.nice(int(environ.get(NICE_ENV, _NICE)))
+    if memory := int(environ.get(MEMORY_ENV, "0")):
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def main() -> None:
+    """Runs the worker on this process's pipes."""
+    # What a library prints must not land between the answers.
+    out, sys.stdout = sys.stdout, sys.stderr
+    limit(os.environ)
+    import torch
+
+    torch.set_num_threads(1)
+    out.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
+    out.flush()
+    serve(sys.stdin, out)
+
+
+if __name__ == "__main__":
+    main()

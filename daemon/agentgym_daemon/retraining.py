@@ -1,0 +1,171 @@
+"""Trains the scopes that are due: export, train, gate, register, promote; each run is a fact."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from agentgym.errors import SnapshotError
+from agentgym.proto.v1 import common_pb2, log_pb2
+from agentgym_daemon.clock import Clock
+from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.errors import DirectoryError, PolicyStateError
+from agentgym_daemon.learning import schedule
+from agentgym_daemon.learning.settings import LearningSettings
+from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
+from agentgym_daemon.policies.book import scope_key, scope_of
+from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.store.database import Store
+from agentgym_daemon.store.training import Progress, export_snapshot, scope_progress
+
+_log = logging.getLogger(__name__)
+
+ACTOR = "trainer"
+PROMOTED, REJECTED, KEPT, FAILED = "promoted", "rejected", "kept", "failed"
+Append = Callable[[log_pb2.LogRecord], Awaitable[int]]
+Train = Callable[[TrainJob], Awaitable[TrainResult]]
+
+
+class Retraining:
+    """Runs one training at a time; used on the event loop."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        store: Store,
+        registry: Registry,
+        *,
+        train: Train,
+        append: Append,
+        feature_key: bytes,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._registry = registry
+        self._train = train
+        self._append = append
+        self._feature_key = feature_key
+        self._clock = clock
+        self._directory = config.home / "training"
+        self._settings = LearningSettings(
+            temperature=config.temperature,
+            floor=config.floor,
+            defer_floor=config.defer_floor,
+            top_k=config.top_k,
+        )
+
+    def clean(self) -> None:
+        """Removes what a training left that did not end."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def run_due(self) -> list[log_pb2.TrainingRun]:
+        """Trains every scope that is due now, one after the other."""
+        progress = await asyncio.to_thread(self._progress)
+        return [await self._run(row) for row in progress if self._is_due(row)]
+
+    def _progress(self) -> list[Progress]:
+        with self._store.reading() as cursor:
+            return scope_progress(cursor)
+
+    def _is_due(self, row: Progress) -> bool:
+        return schedule.due(
+            schedule.Progress(row.rewarded, row.rewarded_at_last_training),
+            row.last_training_ns or None,
+            self._clock.now_ns(),
+            trajectories=self._config.retrain_trajectories,
+            minutes=self._config.retrain_minutes,
+        )
+
+    async def _run(self, row: Progress) -> log_pb2.TrainingRun:
+        began = self._clock.monotonic()
+        scope = scope_of(row.scope)
+        version = self._registry.book.next_version()
+        _log.info("training %s of %s on %d rewarded", version, scope_key(scope), row.rewarded)
+        try:
+            result = await self._train_once(row, version)
+            verdict, report = await self._conclude(scope, result)
+        except (OSError, SnapshotError, DirectoryError) as error:
+            _log.exception("training %s failed", version)
+            verdict, report = FAILED, {"error": str(error)}
+        run = log_pb2.TrainingRun(
+            scope=scope,
+            version="" if verdict == FAILED else version,
+            trajectories=row.rewarded,
+            verdict=verdict,
+            report_json=json.dumps(report, sort_keys=True),
+            duration_s=self._clock.monotonic() - began,
+        )
+        await self._append(log_pb2.LogRecord(training=run))
+        _log.info("training %s: %s in %.1f s", version, verdict, run.duration_s)
+        return run
+
+    async def _train_once(self, row: Progress, version: str) -> TrainResult:
+        job = TrainJob(
+            snapshot=self._directory / f"{version}.snapshot",
+            out=self._directory / f"{version}.safetensors",
+            version=version,
+            created_unix_nano=self._clock.now_ns(),
+            seed=self._config.seed,
+            parent=self._parent(scope_of(row.scope)),
+            settings=self._settings,
+        )
+        try:
+            await asyncio.to_thread(self._export, row, job.snapshot)
+            return await self._train(job)
+        finally:
+            with contextlib.suppress(OSError):
+                job.snapshot.unlink(missing_ok=True)
+
+    def _parent(self, scope: common_pb2.Scope) -> Path | None:
+        live = self._registry.book.live_version(scope)
+        intact = {version.version for version in self._registry.live(scope.agent)}
+        return self._registry.path(live) if live in intact else None
+
+    def _export(self, row: Progress, path: Path) -> None:
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        with self._store.reading() as cursor:
+            export_snapshot(cursor, row.scope, path, feature_key=self._feature_key)
+
+    async def _conclude(
+        self, scope: common_pb2.Scope, result: TrainResult
+    ) -> tuple[str, dict[str, Any]]:
+        if not result.ok:
+            _log.error("training %s failed: %s", result.job.version, result.error)
+            return FAILED, {"error": result.error}
+        accepted = bool(result.receipt.get("accepted"))
+        data = await asyncio.to_thread(_take, result.job.out)
+        await self._registry.register(
+            data,
+            sha256=result.sha256,
+            scope=scope,
+            status="candidate" if accepted else "rejected",
+            receipt=result.receipt,
+        )
+        report = dict(result.report)
+        if not accepted:
+            reasons = list(result.receipt.get("reasons", ()))
+            _log.info("the gate rejected %s: %s", result.job.version, "; ".join(reasons))
+            return REJECTED, {**report, "reasons": reasons}
+        return await self._promote(result.job.version, scope), report
+
+    async def _promote(self, version: str, scope: common_pb2.Scope) -> str:
+        if self._registry.book.is_pinned(scope):
+            return KEPT
+        try:
+            await self._registry.promote(version, actor=ACTOR, reason="the gate passed")
+        except PolicyStateError:  # pinned while it was being registered
+            return KEPT
+        return PROMOTED
+
+
+def _take(path: Path) -> bytes:
+    data = path.read_bytes()
+    path.unlink()
+    return data

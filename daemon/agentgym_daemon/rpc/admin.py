@@ -1,0 +1,88 @@
+"""AdminService: the daemon's own state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agentgym import semconv
+from agentgym.proto.v1 import admin_pb2, admin_pb2_grpc
+from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.policies.book import scope_of
+from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.rpc.status import Context, unary
+from agentgym_daemon.store.counters import counters
+from agentgym_daemon.store.database import Store
+from agentgym_daemon.store.training import Progress, scope_progress
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What only the running process knows; read at every call."""
+
+    version: str
+    uptime_s: Callable[[], float]
+    log_end: Callable[[], int]
+    applied: Callable[[], int]
+    trainer: Callable[[], str]
+    listeners: Callable[[], tuple[str, ...]]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Says how the daemon is."""
+
+    def __init__(
+        self, config: DaemonConfig, store: Store, registry: Registry, hub: Hub, vitals: Vitals
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._registry = registry
+        self._hub = hub
+        self._vitals = vitals
+
+    @unary
+    async def Status(
+        self, request: admin_pb2.StatusRequest, context: Context
+    ) -> admin_pb2.StatusResponse:
+        """Counters, progress per scope, positions in the log."""
+        vitals = self._vitals
+        progress, counted = await asyncio.to_thread(self._read)
+        for name, count in vitals.counts.items():
+            counted[name] = counted.get(name, 0) + count
+        return admin_pb2.StatusResponse(
+            daemon_version=vitals.version,
+            contract_version=semconv.CONTRACT_VERSION,
+            pid=os.getpid(),
+            uptime_s=vitals.uptime_s(),
+            home=str(self._config.home),
+            listeners=vitals.listeners(),
+            counters=counted,
+            scopes=[self._scope(row) for row in progress],
+            subscribers=len(self._hub),
+            log_end=vitals.log_end(),
+            log_applied=vitals.applied(),
+            trainer=vitals.trainer(),
+        )
+
+    def _read(self) -> tuple[list[Progress], dict[str, int]]:
+        with self._store.reading() as cursor:
+            return scope_progress(cursor), counters(cursor)
+
+    def _scope(self, row: Progress) -> admin_pb2.ScopeStatus:
+        scope = scope_of(row.scope)
+        return admin_pb2.ScopeStatus(
+            scope=scope,
+            live=self._registry.book.live_version(scope),
+            pinned=self._registry.book.is_pinned(scope),
+            trajectories=row.trajectories,
+            rewarded=row.rewarded,
+            reliability_policy=row.reliability_policy,
+            n_policy=row.n_policy,
+            reliability_control=row.reliability_control,
+            n_control=row.n_control,
+            until_training=max(0, self._config.retrain_trajectories - row.since_training),
+        )

@@ -1,0 +1,1 @@
+"""DuckDB, derived from the log and from nothing else; all SQL of the daemon lives here."""

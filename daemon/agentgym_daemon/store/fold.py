@@ -1,0 +1,304 @@
+"""One batch of decoded records, folded in log order into rows that wait to be written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, log_pb2
+from agentgym_daemon.store import facts
+from agentgym_daemon.store.aggregate import Aggregation
+from agentgym_daemon.store.database import Cursor
+from agentgym_daemon.store.memory import Memory
+from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Evaluation, Scope, SpanRow
+from agentgym_daemon.store.state import (
+    BY_ROOT,
+    CLOSED,
+    INCOMPLETE,
+    OPEN,
+    RewardState,
+    TrajectoryState,
+)
+
+EVALUATION_SOURCE = "evaluation"
+"""Source of rewards that came as evaluation events of spans."""
+_STORED_SPAN_FIELDS = SpanRow._fields.index("attributes") + 1
+_Row = tuple[Any, ...]
+
+
+class Fold:
+    """Rows and changes of one batch; `memory` already reflects them."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        cursor: Cursor,
+        *,
+        aggregation: Aggregation,
+        rewarded_by_id: dict[str, set[bytes]],
+    ) -> None:
+        self.memory = memory
+        self.spans: list[_Row] = []
+        self.decisions: list[_Row] = []
+        self.features: list[_Row] = []
+        self.trajectory_scopes: list[_Row] = []
+        self.tools: list[_Row] = []
+        self.scope_tools: list[_Row] = []
+        self.rewards: list[RewardState] = []
+        self.revoked: list[tuple[str, str]] = []
+        self.touched: dict[bytes, TrajectoryState] = {}
+        self.closed: dict[bytes, None] = {}
+        self.rewarded: dict[bytes, None] = {}
+        self.producers: dict[bytes, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.policies_changed = False
+        self._cursor = cursor
+        self._aggregation = aggregation
+        self._rewarded_by_id = rewarded_by_id
+
+    def producer(self, record: log_pb2.LogRecord, received_ns: int) -> None:
+        """Keeps the highest sequence of the sender; a repeat is harmless, its ids are known."""
+        if not record.producer_id:
+            return
+        sequence = min(record.sequence, MAX_BIGINT)
+        if sequence > self.memory.producers.get(record.producer_id, 0):
+            self.memory.producers[record.producer_id] = sequence
+            self.producers[record.producer_id] = received_ns
+
+    def traces(self, decoded: DecodedTraces, received_ns: int) -> None:
+        """Spans, and rewards among their events."""
+        self.counts["spans_rejected"] += decoded.rejected
+        for span in decoded.spans:
+            self._span(span, received_ns)
+        for evaluation in decoded.evaluations:
+            self._evaluation(evaluation, received_ns)
+
+    def _span(self, span: SpanRow, received_ns: int) -> None:
+        state = self._touch(span.trace_id, start_ns=span.start_ns, received_ns=received_ns)
+        if span.span_id in state.seen:
+            self.counts["spans_duplicate"] += 1
+            return
+        state.add_span(span)
+        self.counts["spans"] += 1
+        self.spans.append((state.no, *span[:_STORED_SPAN_FIELDS], received_ns))
+        if span.is_root:
+            self._close(
+                state,
+                to=INCOMPLETE if span.incomplete else CLOSED,
+                reason=span.incomplete or BY_ROOT,
+                received_ns=received_ns,
+            )
+
+    def _evaluation(self, evaluation: Evaluation, received_ns: int) -> None:
+        trace, span, number = evaluation.trace_id, evaluation.span_id, evaluation.number
+        identifier = f"e-{trace.hex()}-{span.hex()}-{number}"
+        self._reward(
+            evaluation.trace_id,
+            RewardState(
+                no=0,
+                trajectory_no=0,
+                reward_id=identifier,
+                value=evaluation.value,
+                name=evaluation.name,
+                source=EVALUATION_SOURCE,
+                idempotency_key=identifier,
+                time_ns=evaluation.time_ns,
+                received_ns=received_ns,
+                revoked=False,
+                reason="",
+            ),
+        )
+
+    def decisions_and_features(self, request: decision_pb2.RecordRequest, received_ns: int) -> None:
+        """Decisions with what they were made from."""
+        for features in request.features:
+            self._features(features, received_ns)
+        for decision in request.decisions:
+            self._decision(decision, received_ns)
+
+    def _features(self, features: decision_pb2.TaskFeatures, received_ns: int) -> None:
+        if len(features.trajectory_id) != 16 or not features.features_id:
+            self.counts["features_rejected"] += 1
+            return
+        state = self._touch(features.trajectory_id, start_ns=received_ns, received_ns=received_ns)
+        mark = b"f" + features.features_id
+        if mark in state.seen:
+            return
+        state.seen.add(mark)
+        self.counts["features"] += 1
+        self.features.append(
+            (state.no, features.features_id, features.SerializeToString(), received_ns)
+        )
+
+    def _decision(self, decision: decision_pb2.DecisionRecord, received_ns: int) -> None:
+        if (
+            len(decision.decision_id) != 8
+            or len(decision.trajectory_id) != 16
+            or decision.time_unix_nano > MAX_BIGINT
+        ):
+            self.counts["decisions_rejected"] += 1
+            return
+        time_ns = decision.time_unix_nano or received_ns
+        state = self._touch(decision.trajectory_id, start_ns=time_ns, received_ns=received_ns)
+        mark = b"d" + decision.decision_id
+        if mark in state.seen:
+            self.counts["decisions_duplicate"] += 1
+            return
+        state.seen.add(mark)
+        state.decisions += 1
+        state.start_ns = min(state.start_ns, time_ns)
+        self.counts["decisions"] += 1
+        state.agent = state.agent or decision.scope.agent
+        state.describe(decision.mode, decision.assignment, decision.policy_version)
+        scope = facts.scope_of(decision.scope)
+        self._enter_scope(state, scope, decision.offered, received_ns)
+        taken = (
+            decision.support[decision.arm].kind if 0 <= decision.arm < len(decision.support) else 0
+        )
+        self.decisions.append(
+            (
+                state.no,
+                decision.decision_id,
+                decision.step,
+                *scope,
+                time_ns,
+                decision.mode,
+                decision.assignment,
+                decision.fallback,
+                decision.policy_version,
+                taken,
+                decision.arm_propensity,
+                list(decision.called),
+                decision.SerializeToString(),
+                received_ns,
+            )
+        )
+
+    def _enter_scope(
+        self, state: TrajectoryState, scope: Scope, offered: Any, received_ns: int
+    ) -> None:
+        if scope not in state.scopes:
+            state.scopes.add(scope)
+            self.trajectory_scopes.append((state.no, *scope))
+        known = self.memory.scope_tools
+        for fingerprint in offered:
+            if (scope, fingerprint) not in known:
+                known.add((scope, fingerprint))
+                self.scope_tools.append((*scope, fingerprint, received_ns))
+
+    def catalogue(self, request: catalogue_pb2.PutRequest, received_ns: int) -> None:
+        """Tools, once per agent and fingerprint."""
+        for tool in request.tools:
+            self._tool(request.agent, tool, received_ns)
+
+    def _tool(self, agent: str, tool: common_pb2.Tool, received_ns: int) -> None:
+        identity = (agent, tool.fingerprint)
+        if identity in self.memory.tools:
+            return
+        self.memory.tools.add(identity)
+        self.counts["tools"] += 1
+        self.tools.append(
+            (*identity, tool.name, tool.description, tool.parameters_json, received_ns)
+        )
+
+    def reward(self, fact: log_pb2.RewardFact, received_ns: int) -> None:
+        """A reward that was resolved to a trajectory."""
+        reward = fact.reward
+        value = reward.value
+        valid = math.isfinite(value) and 0.0 <= value <= 1.0
+        if not valid or len(reward.trajectory_id) != 16 or reward.time_unix_nano > MAX_BIGINT:
+            self.counts["rewards_rejected"] += 1
+            return
+        self._reward(
+            reward.trajectory_id,
+            RewardState(
+                no=0,
+                trajectory_no=0,
+                reward_id=fact.reward_id,
+                value=value,
+                name=reward.name,
+                source=reward.source,
+                idempotency_key=reward.idempotency_key or fact.reward_id,
+                time_ns=reward.time_unix_nano or received_ns,
+                received_ns=received_ns,
+                revoked=False,
+                reason=reward.reason,
+            ),
+        )
+
+    def _reward(self, trajectory_id: bytes, reward: RewardState) -> None:
+        received_ns = reward.received_ns
+        state = self._touch(trajectory_id, start_ns=received_ns, received_ns=received_ns)
+        if any(known.idempotency_key == reward.idempotency_key for known in state.rewards):
+            self.counts["rewards_duplicate"] += 1
+            return
+        self.memory.last_reward += 1
+        reward.no, reward.trajectory_no = self.memory.last_reward, state.no
+        state.rewards.append(reward)
+        self.rewards.append(reward)
+        self.counts["rewards"] += 1
+        self._rewarded_by_id.setdefault(reward.reward_id, set()).add(state.id)
+        self._rate(state)
+
+    def revocation(self, fact: log_pb2.Revocation, received_ns: int) -> None:
+        """Takes a reward back, wherever it was given."""
+        found = False
+        for trajectory_id in sorted(self._rewarded_by_id.get(fact.reward_id, ())):
+            state = self._touch(trajectory_id, start_ns=received_ns, received_ns=received_ns)
+            for reward in state.rewards:
+                if reward.reward_id == fact.reward_id and not reward.revoked:
+                    reward.revoked, reward.reason = True, fact.reason
+                    found = True
+            self._rate(state)
+        if found:
+            self.revoked.append((fact.reward_id, fact.reason))
+        self.counts["revocations" if found else "revocations_unknown"] += 1
+
+    def _rate(self, state: TrajectoryState) -> None:
+        state.rate(self._aggregation)
+        self.rewarded[state.id] = None
+
+    def closure(self, fact: log_pb2.Closure, received_ns: int) -> None:
+        """The end of a trajectory that did not end by itself."""
+        state = self.memory.known(fact.trajectory_id)
+        if state is not None:
+            self.touched[state.id] = state
+            self._close(state, to=INCOMPLETE, reason=fact.reason, received_ns=received_ns)
+
+    def _close(self, state: TrajectoryState, *, to: str, reason: str, received_ns: int) -> None:
+        before = state.state
+        if not state.close(state=to, reason=reason, received_ns=received_ns):
+            return
+        if before != OPEN:
+            self.counts[f"trajectories_{before}"] -= 1
+        self.counts[f"trajectories_{to}"] += 1
+        self.closed[state.id] = None
+
+    def rare(self, record: log_pb2.LogRecord, *, no: int, received_ns: int) -> None:
+        """Facts about policies, written at once."""
+        match record.WhichOneof("fact"):
+            case "policy":
+                facts.write_policy(self._cursor, record.policy, no=no)
+                self.counts["policies"] += 1
+            case "change":
+                facts.write_change(self._cursor, record.change, no=no, received_ns=received_ns)
+                self.counts["policy_changes"] += 1
+            case "training":
+                facts.write_training(self._cursor, record.training, no=no, received_ns=received_ns)
+                self.counts["training_runs"] += 1
+            case _:
+                self.counts["records_rejected"] += 1
+                return
+        self.policies_changed = True
+
+    def _touch(self, trajectory_id: bytes, *, start_ns: int, received_ns: int) -> TrajectoryState:
+        state = self.touched.get(trajectory_id)
+        if state is None:
+            before = self.memory.last_trajectory
+            state = self.memory.trajectory(trajectory_id, start_ns=start_ns)
+            self.touched[trajectory_id] = state
+            self.counts["trajectories"] += self.memory.last_trajectory - before
+        if received_ns > state.received_ns:
+            state.received_ns = received_ns
+        return state

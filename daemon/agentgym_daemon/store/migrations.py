@@ -1,0 +1,214 @@
+"""The schema, as append-only named steps; a shipped step is never edited.
+
+No table has a unique index: what is sent twice is recognised before it is written (`batch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+
+
+class Migration(NamedTuple):
+    """A named step of the schema."""
+
+    name: str
+    sql: str
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "m001_initial",
+        """
+        CREATE TABLE trajectories (
+            no BIGINT NOT NULL,              -- in order of first appearance in the log
+            id BLOB NOT NULL,
+            key VARCHAR,
+            agent VARCHAR NOT NULL,
+            framework VARCHAR,
+            mode INTEGER NOT NULL,           -- numbers as in common.proto
+            assignment INTEGER NOT NULL,
+            policy_version VARCHAR,
+            start_ns BIGINT NOT NULL,
+            end_ns BIGINT NOT NULL,          -- latest end of a span
+            state VARCHAR NOT NULL CHECK (state IN ('open', 'closed', 'incomplete')),
+            closed_reason VARCHAR,
+            closed_ns BIGINT,                -- when the closing record was received
+            received_ns BIGINT NOT NULL,     -- when its latest record was received
+            spans BIGINT NOT NULL,
+            decisions BIGINT NOT NULL,
+            tool_calls BIGINT NOT NULL,
+            tool_errors BIGINT NOT NULL,
+            input_tokens BIGINT NOT NULL,
+            output_tokens BIGINT NOT NULL,
+            reward DOUBLE CHECK (isfinite(reward) AND reward BETWEEN 0 AND 1)
+        );
+        CREATE TABLE spans (
+            trajectory_no BIGINT NOT NULL,
+            trace_id BLOB NOT NULL,
+            span_id BLOB NOT NULL,
+            parent_span_id BLOB,
+            name VARCHAR NOT NULL,
+            operation VARCHAR,
+            start_ns BIGINT NOT NULL,
+            end_ns BIGINT NOT NULL,
+            error_type VARCHAR,
+            status INTEGER NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR,
+            agent_path VARCHAR,
+            tool VARCHAR,
+            call_id VARCHAR,
+            model VARCHAR,
+            input_tokens BIGINT,
+            output_tokens BIGINT,
+            decision_id BLOB,
+            incomplete VARCHAR,
+            is_root BOOLEAN NOT NULL,
+            framework VARCHAR,
+            attributes VARCHAR USING COMPRESSION zstd,
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE decisions (
+            trajectory_no BIGINT NOT NULL,
+            decision_id BLOB NOT NULL,
+            step BIGINT NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            time_ns BIGINT NOT NULL,
+            mode INTEGER NOT NULL,
+            assignment INTEGER NOT NULL,
+            fallback INTEGER NOT NULL,
+            policy_version VARCHAR NOT NULL,
+            arm_kind INTEGER NOT NULL,       -- 0: not decided
+            arm_propensity DOUBLE NOT NULL,
+            called VARCHAR[] NOT NULL,
+            record BLOB NOT NULL,            -- DecisionRecord
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE task_features (
+            trajectory_no BIGINT NOT NULL,
+            features_id BLOB NOT NULL,
+            record BLOB NOT NULL,            -- TaskFeatures
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE trajectory_scopes (
+            trajectory_no BIGINT NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL
+        );
+        CREATE TABLE rewards (
+            no BIGINT NOT NULL,              -- in log order
+            trajectory_no BIGINT NOT NULL,
+            reward_id VARCHAR NOT NULL,
+            value DOUBLE NOT NULL CHECK (isfinite(value) AND value BETWEEN 0 AND 1),
+            name VARCHAR NOT NULL,
+            source VARCHAR NOT NULL,
+            idempotency_key VARCHAR NOT NULL,
+            time_ns BIGINT NOT NULL,
+            received_ns BIGINT NOT NULL,
+            revoked BOOLEAN NOT NULL,
+            reason VARCHAR NOT NULL
+        );
+        CREATE TABLE tools (
+            agent VARCHAR NOT NULL,
+            fingerprint BLOB NOT NULL,
+            name VARCHAR NOT NULL,
+            description VARCHAR NOT NULL,
+            parameters_json VARCHAR NOT NULL,
+            first_seen_ns BIGINT NOT NULL
+        );
+        CREATE TABLE scope_tools (           -- what was ever offered in a scope
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            fingerprint BLOB NOT NULL,
+            first_seen_ns BIGINT NOT NULL
+        );
+        CREATE TABLE policies (
+            no BIGINT NOT NULL,              -- log offset of its record
+            version VARCHAR NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            parent VARCHAR NOT NULL,
+            sha256 VARCHAR NOT NULL,
+            size BIGINT NOT NULL,
+            manifest_json VARCHAR NOT NULL,
+            receipt_json VARCHAR NOT NULL,
+            status VARCHAR NOT NULL,
+            created_ns BIGINT NOT NULL
+        );
+        CREATE TABLE policy_changes (
+            no BIGINT NOT NULL,
+            kind INTEGER NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            version VARCHAR NOT NULL,
+            previous VARCHAR NOT NULL,
+            actor VARCHAR NOT NULL,
+            reason VARCHAR NOT NULL,
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE live_policies (
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            version VARCHAR NOT NULL,
+            pinned BOOLEAN NOT NULL
+        );
+        CREATE TABLE training_runs (
+            no BIGINT NOT NULL,
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            version VARCHAR NOT NULL,
+            trajectories BIGINT NOT NULL,
+            verdict VARCHAR NOT NULL,
+            report_json VARCHAR NOT NULL,
+            duration_s DOUBLE NOT NULL,
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE producers (
+            producer_id BLOB NOT NULL,
+            sequence BIGINT NOT NULL,        -- highest seen
+            received_ns BIGINT NOT NULL
+        );
+        CREATE TABLE counters (
+            name VARCHAR NOT NULL,
+            value BIGINT NOT NULL
+        );
+        """,
+    ),
+)
+
+BOOKKEEPING = """
+    CREATE TABLE IF NOT EXISTS migrations (name VARCHAR NOT NULL);
+    CREATE TABLE IF NOT EXISTS meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
+"""
+BOOKKEEPING_TABLES = ("migrations", "meta")
+"""How far and by which rules the rows were derived; not derived themselves."""
+
+
+class UnknownSchemaError(Exception):
+    """The file was written by a newer daemon."""
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, steps: Sequence[Migration] = MIGRATIONS) -> bool:
+    """Brings the schema up to date; says whether anything had to be done."""
+    connection.execute(BOOKKEEPING)
+    done = [name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()]
+    known = [step.name for step in steps]
+    if done != known[: len(done)]:
+        raise UnknownSchemaError(f"schema has steps {done}, this daemon knows {known}")
+    for step in steps[len(done) :]:
+        connection.execute("BEGIN")
+        connection.execute(step.sql)
+        connection.execute("INSERT INTO migrations VALUES (?)", [step.name])
+        connection.execute("COMMIT")
+    return len(done) < len(steps)

@@ -1,0 +1,110 @@
+"""Reads about policy versions: what is live, what there is, what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agentgym_daemon.store.database import Cursor, fetch
+from agentgym_daemon.store.rows import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A policy version with its receipt."""
+
+    version: str
+    scope: Scope
+    parent: str
+    sha256: str
+    size: int
+    manifest_json: str
+    receipt_json: str
+    status: str  # candidate, live, retired, rejected
+    created_ns: int
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChange:
+    """A promotion, rollback, pin or unpin; `kind` as in log.proto."""
+
+    no: int
+    kind: int
+    scope: Scope
+    version: str
+    previous: str
+    actor: str
+    reason: str
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LivePolicy:
+    """What is live in a scope."""
+
+    scope: Scope
+    version: str
+    pinned: bool
+
+
+_POLICIES = (
+    "SELECT p.version, p.agent, p.agent_name, p.feature_schema, p.parent, p.sha256, p.size, "
+    "p.manifest_json, p.receipt_json, p.status, p.created_ns, "
+    "p.version IN (SELECT version FROM live_policies WHERE pinned) FROM policies p"
+)
+
+
+def policy(cursor: Cursor, version: str) -> StoredPolicy | None:
+    """The version; None if there is none of this name."""
+    found = _policies(cursor, "p.version = ?", [version])
+    return found[0] if found else None
+
+
+def policies(cursor: Cursor, *, agent: str = "") -> list[StoredPolicy]:
+    """All versions, oldest first; an empty agent matches all."""
+    return _policies(cursor, "? = '' OR p.agent = ?", [agent, agent])
+
+
+def live_policies(cursor: Cursor, *, agent: str = "") -> list[LivePolicy]:
+    """What is live in every scope that has a live version; an empty agent matches all."""
+    rows = fetch(
+        cursor,
+        "SELECT agent, agent_name, feature_schema, version, pinned FROM live_policies "
+        "WHERE ? = '' OR agent = ? ORDER BY agent, agent_name, feature_schema",
+        [agent, agent],
+    )
+    return [LivePolicy(Scope(*row[:3]), *row[3:]) for row in rows]
+
+
+def live_policy(cursor: Cursor, scope: Scope) -> LivePolicy | None:
+    """What is live in the scope; None if nothing is."""
+    return next((p for p in live_policies(cursor, agent=scope.agent) if p.scope == scope), None)
+
+
+def policy_changes(cursor: Cursor, scope: Scope) -> list[StoredChange]:
+    """What happened in the scope, oldest first."""
+    rows = fetch(
+        cursor,
+        "SELECT no, kind, agent, agent_name, feature_schema, version, previous, actor, reason, "
+        "received_ns FROM policy_changes "
+        "WHERE agent = ? AND agent_name = ? AND feature_schema = ? ORDER BY no",
+        scope,
+    )
+    return [StoredChange(row[0], row[1], Scope(*row[2:5]), *row[5:]) for row in rows]
+
+
+def versions_ever_live(cursor: Cursor, scope: Scope) -> list[str]:
+    """Versions that were live in the scope at some time, in order of their first time."""
+    return list(dict.fromkeys(c.version for c in policy_changes(cursor, scope) if c.version))
+
+
+def version_count(cursor: Cursor) -> int:
+    """How many versions there are, over all scopes."""
+    ((count,),) = fetch(cursor, "SELECT count(*) FROM policies")
+    return int(count)
+
+
+def _policies(cursor: Cursor, where: str, parameters: list[Any]) -> list[StoredPolicy]:
+    rows = fetch(cursor, f"{_POLICIES} WHERE {where} ORDER BY p.no", parameters)
+    return [StoredPolicy(row[0], Scope(*row[1:4]), *row[4:]) for row in rows]

@@ -1,0 +1,147 @@
+"""How answers look in a terminal; Rich draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
+
+
+def show(content: RenderableType) -> None:
+    """Prints to the terminal."""
+    Console().print(content)
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        right = column in ("calls", "errors", "reward", "score", "probability", "n", "KB")
+        table.add_column(column, justify="right" if right else "left")
+    return table
+
+
+def _time(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).astimezone().strftime("%m-%d %H:%M:%S")
+
+
+def _rate(value: float, n: int) -> str:
+    return "-" if n == 0 or math.isnan(value) else f"{value:.3f} (n={n})"
+
+
+def status(reply: admin_pb2.StatusResponse) -> RenderableType:
+    """The daemon, then a row per policy scope, then the counters."""
+    head = Text(
+        f"agentgym-daemon {reply.daemon_version}, pid {reply.pid}, up {reply.uptime_s:.0f} s, "
+        f"{reply.subscribers} agents connected, trainer {reply.trainer}\n"
+        f"home {reply.home}, listening on {', '.join(reply.listeners)}\n"
+        f"log {reply.log_end} bytes, {reply.log_end - reply.log_applied} not yet in the database\n"
+    )
+    columns = (
+        "agent",
+        "name",
+        "live",
+        "trajectories",
+        "rewarded",
+        "policy",
+        "control",
+        "next training in",
+    )
+    scopes = _table("Policies", columns)
+    for s in reply.scopes:
+        scopes.add_row(
+            s.scope.agent,
+            s.scope.agent_name,
+            (s.live or "none") + (" (pinned)" if s.pinned else ""),
+            str(s.trajectories),
+            str(s.rewarded),
+            _rate(s.reliability_policy, s.n_policy),
+            _rate(s.reliability_control, s.n_control),
+            f"{s.until_training} trajectories",
+        )
+    counters = _table("Counters", ("counter", "n"))
+    for name in sorted(reply.counters):
+        counters.add_row(name, str(reply.counters[name]))
+    return Group(head, scopes, Text(), counters)
+
+
+def trajectories(reply: trajectory_pb2.ListTrajectoriesResponse) -> RenderableType:
+    """A row per trajectory, newest first."""
+    columns = ("trajectory", "started", "agent", "state", "assignment", "policy")
+    table = _table("", (*columns, "calls", "errors", "reward", "tools"))
+    for t in reply.trajectories:
+        table.add_row(*_cells(t))
+    return table
+
+
+def line(t: trajectory_pb2.TrajectorySummary) -> str:
+    """One trajectory as one line of `tail`."""
+    return "  ".join(_cells(t))
+
+
+def _cells(t: trajectory_pb2.TrajectorySummary) -> list[str]:
+    return [
+        t.trajectory_id.hex(),
+        _time(t.start_unix_nano),
+        t.agent,
+        t.state,
+        common_pb2.Assignment.Name(t.assignment).removeprefix("ASSIGNMENT_").lower(),
+        t.policy_version or "-",
+        str(t.tool_calls),
+        str(t.tool_errors),
+        f"{t.reward:.2f}" if t.HasField("reward") else "-",
+        " > ".join(t.tools),
+    ]
+
+
+def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:
+    """A row per version, newest first."""
+    table = _table("", ("version", "agent", "name", "status", "parent", "created", "KB", "sha256"))
+    for p in reply.policies:
+        table.add_row(
+            p.version,
+            p.scope.agent,
+            p.scope.agent_name,
+            p.status + (" (pinned)" if p.pinned else ""),
+            p.parent or "-",
+            _time(p.created_unix_nano),
+            str(p.size // 1024),
+            p.sha256[:12],
+        )
+    return table
+
+
+def explanations(reply: trajectory_pb2.ExplainResponse) -> RenderableType:
+    """A block per decision: the sentence, then the arms with the parts of their scores."""
+    blocks: list[Any] = []
+    for e in reply.explanations:
+        blocks.append(Text(f"decision {e.decision.decision_id.hex()}: {e.summary}", style="bold"))
+        parts = sorted({name for arm in e.arms for name in arm.parts})
+        table = _table("", ("arm", "score", "probability", *parts, ""))
+        for arm in e.arms:
+            table.add_row(
+                arm.arm,
+                f"{arm.score:.3f}",
+                f"{arm.probability:.3f}",
+                *(f"{arm.parts[p]:+.2f}" if p in arm.parts else "" for p in parts),
+                "taken" if arm.taken else "",
+            )
+        blocks += [table, Text(_footer(e))]
+    return Group(*blocks)
+
+
+def _footer(e: trajectory_pb2.Explanation) -> str:
+    checked = (
+        f"recomputed from the record: greatest difference {e.recomputed_error:.1e}"
+        if e.recomputed_error >= 0
+        else "not recomputable"
+    )
+    return (
+        f"offered {len(e.offered)} tools; executed {', '.join(e.executed) or 'none'}; {checked}\n"
+    )

@@ -1,0 +1,41 @@
+"""When training is due, and how its settings travel."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentgym_daemon.learning.schedule import Progress, due
+from agentgym_daemon.learning.settings import LearningSettings
+
+MINUTE = 60 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("now", "at_last", "last_ns", "expected"),
+    [
+        (99, 0, None, False),
+        (100, 0, None, True),
+        (150, 100, 0, False),
+        (200, 100, 0, True),
+        (101, 100, -29 * MINUTE, False),
+        (101, 100, -30 * MINUTE, True),
+        (100, 100, -99 * MINUTE, False),
+        (90, 100, -99 * MINUTE, False),
+    ],
+)
+def test_training_is_due_after_enough_runs_or_enough_time(
+    now: int, at_last: int, last_ns: int | None, expected: bool
+) -> None:
+    assert due(Progress(now, at_last), last_ns, 0, trajectories=100, minutes=30) is expected
+
+
+def test_settings_survive_the_way_through_json() -> None:
+    changed = LearningSettings(rounds=3, temperature=0.2)
+
+    assert LearningSettings.of(changed.plain()) == changed
+    assert changed.exploration.temperature == 0.2
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown learning setting 'learning_rate'"):
+        LearningSettings.of({"learning_rate": 1})
