@@ -10,6 +10,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from importlib import metadata
 from typing import Any
@@ -96,6 +97,7 @@ class Daemon:
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
         self._closing = AsyncExitStack()
+        self._threads = ThreadPoolExecutor(thread_name_prefix="agentgym")
         self._hub = Hub()
         self._tails = Tails()
         self._server: RpcServer | None = None
@@ -122,6 +124,7 @@ class Daemon:
 
     async def _start(self) -> None:
         config = self.config
+        asyncio.get_running_loop().set_default_executor(self._threads)
         prepare(config.home)
         lock = HomeLock(config.home)
         lock.acquire()
@@ -129,6 +132,10 @@ class Daemon:
         tokens, feature_key = Tokens(config.home), read_feature_key(config.home)
         began = self._clock.monotonic()
 
+        # First what may be refused: the rest takes time.
+        self._server = RpcServer(config.home, config.listen, Gate(tokens, self._count))
+        self._closing.push_async_callback(self._server.stop, 0.0)
+        self._server.bind()
         await self._open_storage()
         self._journal = Journal(self._log, self._clock)
         self._registry = Registry(
@@ -144,7 +151,6 @@ class Daemon:
         lookup = StoreLookup(self._store)
         self._watch(lookup, trainer, feature_key)
 
-        self._server = RpcServer(config.home, config.listen, Gate(tokens, self._count))
         vitals = Vitals(
             version=version(),
             uptime_s=lambda: self._clock.monotonic() - began,
@@ -168,7 +174,7 @@ class Daemon:
         self._closing.push_async_callback(asyncio.to_thread, log.close)
         path = config.home / DATABASE_NAME
         self._store = Store.open(path, aggregation=config.reward_aggregation)
-        self._closing.callback(self._store.close)
+        self._closing.push_async_callback(self._close_store)
         self._applier = Applier(self._store, log, decode=decode_traces)
         log.on_durable = self._applier.submit
         self._applier.start()
@@ -178,6 +184,13 @@ class Daemon:
             waited_s += _TICK_S
             if self._applier.failed and waited_s >= _HOPELESS_S:
                 raise StorageError(f"the log cannot be applied: {self._applier.failed}")
+
+    async def _close_store(self) -> None:
+        """Closes the database after the last thread that reads it has ended."""
+        threads, fresh = self._threads, ThreadPoolExecutor(thread_name_prefix="agentgym")
+        asyncio.get_running_loop().set_default_executor(fresh)
+        await asyncio.to_thread(threads.shutdown)
+        self._store.close()
 
     def _drain(self) -> None:
         """Ends the log with everything accepted in it, and applies as much as time allows."""

@@ -63,12 +63,14 @@ def _own_class(gym: LangChainFace) -> Any:
 
 
 @cache
-def _face(kind: Any, *bases: Any) -> type[Any]:
+def _face(kind: type[Any], *bases: type[Any]) -> type[Any]:
     if not bases:
         return kind
     members = {name: _delegate(name) for name in WRAPPERS}
     labels = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (kind, *bases), {**members, **labels, "__doc__": kind.__doc__})
+    members |= {**labels, "__doc__": kind.__doc__}
+    face: type[Any] = type(kind.__name__, (kind, *bases), members)
+    return face
 
 
 def _delegate(name: str) -> Any:

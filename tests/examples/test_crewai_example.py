@@ -45,7 +45,7 @@ def test_the_example_answers_the_same_with_and_without_agentgym(
 ) -> None:
     bodies = []
     for name in ("without", "main"):
-        with LLMServer(Desk()) as server:
+        with LLMServer(Desk(), keep_alive=False) as server:
             assert load(name).main(["--base-url", server.base_url]) == 0
             bodies.append([request.body_bytes for request in server.requests])
 
@@ -58,7 +58,7 @@ def test_the_example_answers_the_same_with_and_without_agentgym(
 def test_attaching_takes_one_line_besides_making_the_gym() -> None:
     files = [(FOLDER / name).read_text().splitlines() for name in ("without.py", "main.py")]
 
-    changed = [line for line in difflib.ndiff(*files) if line[0] in "+-"]
+    changed = [line for line in difflib.ndiff(*files) if line[0] in "+-" and line[1:].strip()]
 
     assert changed == [
         "+ from agentgym import AgentGym",

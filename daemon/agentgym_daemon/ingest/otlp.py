@@ -58,6 +58,33 @@ def decode_traces(request: bytes) -> DecodedTraces:
     return decoded._replace(rejected=rejected)
 
 
+def count_spans(request: bytes) -> tuple[int, int]:
+    """How many spans `decode_traces` will give and how many it will refuse, at a tenth of its cost.
+
+    Refused evaluation events are not counted: their spans are taken.
+    """
+    try:
+        parsed = ExportTraceServiceRequest.FromString(request)
+    except DecodeError:
+        return _count_salvaged(request)
+    verdicts = [
+        _plausible(span)
+        for resource_spans in parsed.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+    return sum(verdicts), len(verdicts) - sum(verdicts)
+
+
+def _count_salvaged(request: bytes) -> tuple[int, int]:
+    taken = refused = 0
+    for _, spans, lost in salvage(request):
+        good = sum(map(_plausible, spans))
+        taken += good
+        refused += len(spans) - good + lost
+    return taken, refused if taken or refused else 1
+
+
 def _read_spans(into: DecodedTraces, resource: Resource, spans: Iterable[Span]) -> int:
     service = _text(_attributes(resource.attributes).get(SERVICE_NAME)) or UNKNOWN_AGENT
     rejected = 0

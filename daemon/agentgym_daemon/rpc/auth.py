@@ -86,7 +86,7 @@ class Gate(_Interceptor):
         needed = SCOPES.get(method, Scope.ADMIN)
         if needed not in token.scopes:
             return grpc.StatusCode.PERMISSION_DENIED, (
-                f"token {token.name!r} has scopes {sorted(token.scopes)}, this call needs "
+                f"token {token.name!r} has scopes {sorted(map(str, token.scopes))}, this call needs "
                 f"{str(needed)!r}; make one: agentgym-daemon token add NAME --scope {needed}"
             )
         return _contract(metadata)

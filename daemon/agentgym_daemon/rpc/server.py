@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 class RpcServer:
-    """Listens from `start` to `stop`."""
+    """Listens from `bind`, answers from `start`, ends with `stop`."""
 
     def __init__(
         self, home: Path, listen: str | None, interceptor: aio.ServerInterceptor[Any, Any]
@@ -37,22 +37,26 @@ class RpcServer:
         self.server = aio.server(interceptors=(interceptor,), options=_OPTIONS)
         self.listeners: tuple[str, ...] = ()
 
-    async def start(self) -> None:
-        """Opens the listeners; raises ListenError naming the one that cannot be opened."""
+    def bind(self) -> None:
+        """Takes the addresses; raises ListenError naming the one that cannot be had."""
         check_socket_path(self._socket)
         _remove_stale(self._socket)
-        listeners = [self._bind(f"unix:{self._socket}")]
-        if self._listen:
-            listeners.append(self._bind(self._listen))
+        for address in (f"unix:{self._socket}", self._listen):
+            if address:
+                self.listeners = (*self.listeners, self._bind(address))
+
+    async def start(self) -> None:
+        """Answers calls from now on."""
         await self.server.start()
         self._socket.chmod(0o600)
-        self.listeners = tuple(listeners)
 
     async def stop(self, grace_s: float) -> None:
         """Accepts nothing more, lets calls end within the grace, and removes the socket."""
         await self.server.stop(grace_s)
-        with contextlib.suppress(OSError):
-            self._socket.unlink(missing_ok=True)
+        if self.listeners:
+            with contextlib.suppress(OSError):
+                self._socket.unlink(missing_ok=True)
+        self.listeners = ()
 
     def _bind(self, address: str) -> str:
         try:

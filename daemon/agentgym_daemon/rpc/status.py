@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
+from agentgym.errors import SnapshotError
 from agentgym_daemon import errors
 
 _Servicer = TypeVar("_Servicer")
@@ -16,7 +17,7 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 Context = aio.ServicerContext[Any, Any]
 
-_CODES: tuple[tuple[type[errors.DaemonError], grpc.StatusCode], ...] = (
+_CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.AmbiguousKeyError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.PolicyStateError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -25,10 +26,11 @@ _CODES: tuple[tuple[type[errors.DaemonError], grpc.StatusCode], ...] = (
     (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
     (errors.DirectoryError, grpc.StatusCode.UNAVAILABLE),
+    (SnapshotError, grpc.StatusCode.DATA_LOSS),
 )
 
 
-def code_of(error: errors.DaemonError) -> grpc.StatusCode:
+def code_of(error: Exception) -> grpc.StatusCode:
     """The status code by which an error travels."""
     for kind, code in _CODES:
         if isinstance(error, kind):
@@ -45,7 +47,7 @@ def unary(
     async def call(self: _Servicer, request: _Request, context: Context) -> _Response:
         try:
             return await method(self, request, context)
-        except errors.DaemonError as error:
+        except (errors.DaemonError, SnapshotError) as error:
             await context.abort(code_of(error), str(error))
             raise
 
@@ -64,7 +66,7 @@ def stream(
         try:
             async for response in method(self, request, context):
                 yield response
-        except errors.DaemonError as error:
+        except (errors.DaemonError, SnapshotError) as error:
             await context.abort(code_of(error), str(error))
 
     return call

@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agentgym import semconv
 from agentgym.proto.v1 import common_pb2
-from agentgym_daemon.ingest.otlp import decode_traces
+from agentgym_daemon.ingest.otlp import count_spans, decode_traces
 from agentgym_daemon.store.rows import SpanRow
 
 START = 1_700_000_000_000_000_000
@@ -301,6 +301,19 @@ def test_no_damage_ever_raises(data: st.DataObject) -> None:
         position = data.draw(st.integers(0, len(good) - 1))
         good[position] = data.draw(st.integers(0, 255))
 
-    decoded = decode_traces(bytes(good[: data.draw(st.integers(0, len(good)))]))
+    damaged = bytes(good[: data.draw(st.integers(0, len(good)))])
 
-    assert len(decoded.spans) <= 3
+    decoded = decode_traces(damaged)
+
+    assert count_spans(damaged) == (len(decoded.spans), decoded.rejected)
+
+
+def test_counting_agrees_with_decoding() -> None:
+    bad_text = span(1).SerializeToString() + field(5, b"\xff")
+    impossible = span(2, trace_id=b"")
+
+    assert count_spans(request(span(1), impossible, span(3)).SerializeToString()) == (2, 1)
+    assert count_spans(broken_request(bad_text, span(2).SerializeToString())) == (1, 1)
+    assert count_spans(broken_request(bad_text, impossible.SerializeToString())) == (0, 2)
+    assert count_spans(b"\xff") == (0, 1)
+    assert count_spans(b"") == (0, 0)

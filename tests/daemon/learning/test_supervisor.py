@@ -70,7 +70,7 @@ def closing() -> Iterator[list[Trainer]]:
 
 
 def test_the_process_trains_several_jobs_and_ends_when_closed(files: Path, tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path / "trainer.log", timeout_s=100.0, memory_bytes=8 * 2**30)
+    trainer = Trainer(tmp_path / "trainer.log", timeout_s=100.0, memory_bytes=8 * 2**30, nice=0)
 
     first = trainer.train(job(files)).result(100)
     second = trainer.train(

@@ -185,11 +185,19 @@ async def test_a_broken_or_misnamed_candidate_is_not_kept(desk: Desk) -> None:
 
     with pytest.raises(SnapshotError):
         await desk.registry.register(
-            bytes(broken), scope=desk.scope, status="candidate", receipt={}
+            bytes(broken),
+            sha256=digest(desk.make("p-000001")),
+            scope=desk.scope,
+            status="candidate",
+            receipt={},
         )
     with pytest.raises(SnapshotError, match="named 'p-000009', expected 'p-000001'"):
         await desk.registry.register(
-            desk.make("p-000009"), scope=desk.scope, status="candidate", receipt={}
+            desk.make("p-000009"),
+            sha256=digest(desk.make("p-000009")),
+            scope=desk.scope,
+            status="candidate",
+            receipt={},
         )
 
     assert desk.journal.records == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def applied(path: Path, payloads: list[bytes], cuts: list[int], **options: Any) 
     return hashes
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 12), max_size=20))
 def test_any_cut_into_batches_and_any_restart_give_equal_rows(
     records: Any, seed: int, cuts: list[int]
@@ -75,6 +77,53 @@ def test_a_rebuild_equals_the_live_database(records: Any, home: Path) -> None:
     assert store.applied_offset() == log.end
     store.close()
     log.close()
+
+
+def test_an_applier_killed_at_any_moment_leaves_what_replay_completes(
+    records: Any, home: Path
+) -> None:
+    log = SegmentLog(home / "log", clock=ManualClock())
+    for payload in records.history(3, trajectories=60):
+        log.append(payload)
+    log.append(records.catalogue()).result(10)
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", APPLY, str(home)], stdout=subprocess.PIPE, text=True
+        ) as victim:
+            assert victim.stdout is not None
+            assert victim.stdout.readline() == "applied\n"
+            victim.kill()
+
+    store = Store.open(home / DATABASE_NAME)
+    survived = store.applied_offset()
+    applier = Applier(store, log, decode=decode_traces)
+    applier.start()
+    assert applier.wait(log.end, 60)
+    applier.close()
+    completed = store.content_hashes()
+    store.close()
+
+    assert survived > 0
+    assert completed == rebuild(home, log=log, decode=decode_traces)
+    log.close()
+
+
+APPLY = """
+import sys
+from pathlib import Path
+from agentgym_daemon.clock import SystemClock
+from agentgym_daemon.ingest.log import SegmentLog
+from agentgym_daemon.ingest.otlp import decode_traces
+from agentgym_daemon.store.applier import Applier
+from agentgym_daemon.store.database import DATABASE_NAME, Store
+home = Path(sys.argv[1])
+store = Store.open(home / DATABASE_NAME)
+log = SegmentLog(home / "log", clock=SystemClock())
+applier = Applier(store, log, decode=decode_traces, batch_bytes=500)
+applier.subscribe(lambda batch: print("applied", flush=True))
+applier.start()
+applier.wait(log.end + 1, 60)
+"""
 
 
 def test_a_rebuild_replaces_what_an_interrupted_one_left(records: Any, home: Path) -> None:

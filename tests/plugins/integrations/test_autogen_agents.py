@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,8 +17,10 @@ from autogen_agentchat.base import TaskResult
 from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.tools import AgentTool
 from autogen_core import CancellationToken
-from autogen_core.tools import FunctionTool, StaticWorkbench
+from autogen_core.models import UserMessage
+from autogen_core.tools import FunctionTool, StaticStreamWorkbench, StaticWorkbench
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from autogen_ext.models.replay import ReplayChatCompletionClient
 
 from agentgym import semconv
 from agentgym.errors import UnsupportedError
@@ -701,3 +703,94 @@ def test_other_objects_are_refused_with_what_to_do() -> None:
         gym.wrap(token)
     with pytest.raises(UnsupportedError, match=r"gym\.wrap\(client\)"):
         gym.attach(token)
+
+
+class FailingWorkbench(StaticWorkbench):
+    """Raises where AutoGen's own would return an error."""
+
+    async def call_tool(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("the workbench is gone")
+
+
+class FailingStreamWorkbench(StaticStreamWorkbench):
+    """Raises where AutoGen's own would return an error."""
+
+    async def call_tool_stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        raise ConnectionError("the workbench is gone")
+        yield
+
+
+async def test_the_failure_of_a_workbench_reaches_the_caller_and_is_recorded(
+    echo: LLMServer, route: str
+) -> None:
+    gym = RecordingGym("bot", mode="observe")
+    workbench = FailingWorkbench([FunctionTool(weather, "Tells the weather.")])
+
+    async with model(echo) as client:
+        # AutoGen waits for ever for results of the calls, so the call is made without the agent.
+        build(client, gym, route, tools=None, workbench=workbench)
+        with gym.trajectory(), pytest.raises(ConnectionError):
+            await workbench.call_tool("weather")
+
+    (call,) = named(gym, semconv.EXECUTE_TOOL)
+    assert call.error == "ConnectionError"
+
+
+async def test_the_failure_of_a_streaming_workbench_reaches_the_caller_and_is_recorded(
+    echo: LLMServer, route: str
+) -> None:
+    gym = RecordingGym("bot", mode="observe")
+    workbench = FailingStreamWorkbench([FunctionTool(weather, "Tells the weather.")])
+
+    async with model(echo) as client:
+        build(client, gym, route, tools=None, workbench=workbench)
+        with gym.trajectory(), pytest.raises(ConnectionError):
+            _ = [item async for item in workbench.call_tool_stream("weather")]
+
+    (call,) = named(gym, semconv.EXECUTE_TOOL)
+    assert call.error == "ConnectionError"
+
+
+@pytest.mark.parametrize("kind", [StaticWorkbench, StaticStreamWorkbench])
+async def test_tools_used_outside_of_runs_are_not_recorded(
+    echo: LLMServer, route: str, kind: type[StaticWorkbench]
+) -> None:
+    gym = RecordingGym("bot", mode="observe")
+    workbench = kind([FunctionTool(weather, "Tells the weather.")])
+
+    async with model(echo) as client:
+        build(client, gym, route, tools=None, workbench=workbench)
+        result = await workbench.call_tool("weather", {"city": "Bonn"})
+        if isinstance(workbench, StaticStreamWorkbench):
+            stream = workbench.call_tool_stream("weather", {"city": "Bonn"})
+            assert [item async for item in stream] == [result]
+
+    assert result.to_text() == "sunny in Bonn"
+    assert gym.sink.items == []
+
+
+async def test_a_stream_of_tokens_that_is_left_early_ends_its_turn(echo: LLMServer) -> None:
+    gym = RecordingGym("bot", mode="observe")
+
+    async with model(echo) as client:
+        stream = gym.wrap(client).create_stream([UserMessage(content="Bonn", source="user")])
+        await anext(stream)
+        await stream.aclose()
+
+    assert_whole(gym)
+    assert {span.error for span in gym.sink.spans} == {"cancelled"}
+
+
+async def test_a_stream_without_an_end_does_not_leave_its_turn_open() -> None:
+    class Endless(ReplayChatCompletionClient):
+        async def create_stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            yield "one "
+            yield "two"
+
+    gym = RecordingGym("bot", mode="observe")
+
+    stream = gym.wrap(Endless([])).create_stream([UserMessage(content="Bonn", source="user")])
+    chunks = [chunk async for chunk in stream]
+
+    assert chunks == ["one ", "two"]
+    assert_whole(gym)

@@ -361,6 +361,20 @@ async def test_a_broken_gym_leaves_the_team_alone(
     assert gym.sink.items == []
 
 
+async def test_members_with_wrapped_clients_join_the_trajectory_around_the_team(
+    echo: LLMServer,
+) -> None:
+    gym = RecordingGym("bot", mode="observe")
+
+    async with model(echo) as client:
+        team = RoundRobinGroupChat(pair(gym.wrap(client)), max_turns=2)
+        with gym.trajectory("ticket-1"):
+            await team.run(task="Bonn")
+
+    assert_whole(gym)
+    assert agents(gym) == {"bot/first", "bot/second"}
+
+
 # ---- bare loops over a client
 
 

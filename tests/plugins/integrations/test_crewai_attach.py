@@ -99,7 +99,7 @@ def serve() -> Iterator[Callable[[Any], LLMServer]]:
     servers: list[LLMServer] = []
 
     def start(brain: Any) -> LLMServer:
-        servers.append(LLMServer(brain).start())
+        servers.append(LLMServer(brain, keep_alive=False).start())
         return servers[-1]
 
     yield start
@@ -768,6 +768,18 @@ def test_hooks_of_the_user_still_run_and_their_veto_is_a_visible_error(serve: An
 
     assert seen == ["refund"]
     assert spans(gym, "execute_tool")[0].error == "blocked"
+
+
+def test_a_plain_crew_among_attached_ones_is_not_recorded(serve: Any) -> None:
+    gym = gym_for("observe")
+    attached, plain = gym.attach(crew(serve(Model("refund")))), crew(serve(Model("refund")))
+
+    with scoped_hooks({}):
+        attached.kickoff({"order": "7"})
+        plain.kickoff({"order": "8"})
+
+    assert_whole(gym)
+    assert len(spans(gym, "execute_tool")) == 1
 
 
 @pytest.mark.parametrize("verb", ["attach", "wrap"])

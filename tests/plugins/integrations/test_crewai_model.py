@@ -47,7 +47,9 @@ def gym() -> RecordingGym:
 
 @pytest.fixture
 def server() -> Iterator[LLMServer]:
-    with LLMServer(ScriptedBrain([call_tool("refund", {"order": "7"})] * 2)) as server:
+    with LLMServer(
+        ScriptedBrain([call_tool("refund", {"order": "7"})] * 2), keep_alive=False
+    ) as server:
         yield server
 
 
@@ -105,6 +107,33 @@ def test_a_call_outside_any_run_is_left_alone(
     assert gym.sink.items == []
 
 
+def test_a_wrapped_model_of_an_agent_that_is_not_attached_says_so(
+    gym: RecordingGym, server: LLMServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    gym.guard.strict = False
+    model = gym.wrap(client(server))
+
+    for _ in range(2):
+        assert model.call("hi", tools=SPECS, from_agent=Owner())
+
+    assert [m for m in caplog.messages if "gym.attach(crew)" in m] == [caplog.messages[0]]
+    assert gym.sink.items == []
+
+
+def test_a_decision_that_cannot_be_applied_leaves_the_call_as_it_was(
+    gym: RecordingGym, server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gym.force(TOOLS, "lookup", "clerk")
+    gym.guard.strict = False
+    monkeypatch.setattr("agentgym.integrations.crewai.model.with_hint", None)
+
+    with entered(scope(gym)):
+        gym.wrap(client(server)).call("hi", tools=SPECS)
+
+    assert [t["function"]["name"] for t in server.requests[0].body["tools"]] == ["lookup", "refund"]
+    assert gym.sink.spans[0].attributes["agentgym.incomplete"] == "error"
+
+
 async def test_an_async_call_is_narrowed_and_recorded(gym: RecordingGym, server: LLMServer) -> None:
     gym.force(TOOLS, "lookup", "clerk")
     model = gym.wrap(client(server))
@@ -120,7 +149,7 @@ async def test_an_async_call_is_narrowed_and_recorded(gym: RecordingGym, server:
 
 
 async def test_errors_of_an_async_call_go_through(gym: RecordingGym) -> None:
-    with LLMServer(ScriptedBrain([])) as server:
+    with LLMServer(ScriptedBrain([]), keep_alive=False) as server:
         model = gym.wrap(client(server))
         with entered(scope(gym)), pytest.raises(Exception, match="Expected at most 0"):
             await model.acall("hi", tools=SPECS)
@@ -152,7 +181,7 @@ def test_functions_that_the_provider_calls_itself_count_as_called(
 
 
 def test_a_call_without_tools_is_a_turn_but_no_step(gym: RecordingGym) -> None:
-    with LLMServer(ScriptedBrain([say("hello")])) as server, entered(scope(gym)):
+    with LLMServer(ScriptedBrain([say("hello")]), keep_alive=False) as server, entered(scope(gym)):
         gym.wrap(client(server)).call("hi")
 
     assert [span.name for span in gym.sink.spans] == ["chat gpt-4o"]
@@ -181,7 +210,7 @@ def test_a_text_agent_is_read_by_crewais_own_parser(
         def supports_function_calling(self) -> bool:
             return False
 
-    with LLMServer(ScriptedBrain([say(text)])) as server:
+    with LLMServer(ScriptedBrain([say(text)]), keep_alive=False) as server:
         model = gym.wrap(Text(model="gpt-4o", base_url=server.base_url, api_key="none"))
         with entered(running := scope(gym, refund)):
             model.call("hi", from_agent=running.owner)

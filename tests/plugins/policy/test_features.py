@@ -70,7 +70,7 @@ def test_an_endless_text_costs_no_more_than_a_long_one() -> None:
     assert hasher("word " * 100_000).index.tolist() == hasher("word " * 2_000).index.tolist()
 
 
-def test_the_word_cache_is_bounded(monkeypatch: object) -> None:
+def test_the_word_cache_is_bounded() -> None:
     hasher = TextHasher(b"key")
     hasher._words = {f"w{i}": () for i in range(50_000)}
 

@@ -18,7 +18,6 @@ from autogen_core.tools import (
     ToolResult,
     Workbench,
 )
-from pydantic import BaseModel
 
 from agentgym.recorder import Call, Run, active, current
 
@@ -196,7 +195,7 @@ def _carry_parent(gym: AgentGym, tool: FunctionTool) -> None:
     if asyncio.iscoroutinefunction(tool._func) or _MARK in vars(tool):
         return
 
-    async def run(args: BaseModel, cancellation_token: CancellationToken) -> Any:
+    async def run(args: Any, cancellation_token: CancellationToken) -> Any:
         bound = gym.guard.call("autogen.tool", tool, _inside_call, tool)
         return await type(tool).run(bound, args, cancellation_token)
 

@@ -24,8 +24,6 @@ from agentgym.integrations.autogen.tools import Offer, ToolCache, as_choice
 from agentgym.recorder import Run, Turn, current
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from agentgym.gym import AgentGym
     from agentgym.integrations.autogen.runs import Watch
 
@@ -76,6 +74,7 @@ class GymClient(ChatCompletionClient):
         except BaseException as error:
             exchange.fail(error)
             raise
+        exchange.finish(None)
 
     def run_of(self, messages: Sequence[LLMMessage]) -> tuple[Run, bool]:
         """The run that a call belongs to, and whether it was inferred."""
@@ -133,7 +132,7 @@ class GymClient(ChatCompletionClient):
     def dump_component(self) -> ComponentModel:
         return self.inner.dump_component()
 
-    def _to_config(self) -> BaseModel:
+    def _to_config(self) -> Any:
         return self.inner._to_config()
 
     def __getattr__(self, name: str) -> Any:
@@ -181,17 +180,18 @@ class Exchange:
         )
         self.options = _applied(self._turn, offers, self.options)
 
-    def finish(self, result: CreateResult) -> None:
-        """Ends the turn with what the model asked for."""
+    def finish(self, result: CreateResult | None) -> None:
+        """Ends the turn with what the model asked for; later ends are ignored."""
         run, turn = self._run, self._turn
-        if run is None or turn is None:
+        if run is None or turn is None or turn.ended:
             return
         with self.client.gym.guard("autogen.chat"):
-            called = [] if isinstance(result.content, str) else result.content
+            called = [] if result is None or isinstance(result.content, str) else result.content
             turn.finish(
                 [(call.name, call.id) for call in called],
-                input_tokens=result.usage.prompt_tokens,
-                output_tokens=result.usage.completion_tokens,
+                input_tokens=result.usage.prompt_tokens if result else 0,
+                output_tokens=result.usage.completion_tokens if result else 0,
+                error="" if result else "no_result",
             )
             ask(run, [call.id for call in called if call.id])
             if self._inferred and called:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autogen_core import CancellationToken
+from autogen_core import CancellationToken, ComponentModel
 from autogen_core.tools import BaseTool, ToolSchema
 from autogen_core.tools import Tool as AutoGenTool
-from pydantic import BaseModel
 
 from agentgym.trajectory import Tool
 
@@ -42,16 +41,20 @@ def as_choice(offer: Offer) -> AutoGenTool:
     return offer if isinstance(offer, AutoGenTool) else _StandIn(offer)
 
 
-class _StandIn(BaseTool[BaseModel, BaseModel]):
+class _StandIn(BaseTool[ComponentModel, ComponentModel]):
     """A tool that exists to be named; the agent runs the one that it stands for."""
 
     def __init__(self, schema: ToolSchema) -> None:
-        super().__init__(BaseModel, BaseModel, schema["name"], schema.get("description", ""))
+        # The types of arguments and result are asked for but never used: any model will do.
+        types = ComponentModel, ComponentModel
+        super().__init__(*types, schema["name"], schema.get("description", ""))
         self._schema = schema
 
     @property
     def schema(self) -> ToolSchema:
         return self._schema
 
-    async def run(self, args: BaseModel, cancellation_token: CancellationToken) -> BaseModel:
+    async def run(
+        self, args: ComponentModel, cancellation_token: CancellationToken
+    ) -> ComponentModel:
         raise NotImplementedError("a stand-in is never run")

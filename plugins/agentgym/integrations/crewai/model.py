@@ -14,7 +14,8 @@ from crewai.types.usage_metrics import UsageMetrics
 from crewai.utilities.agent_utils import extract_tool_call_info
 from crewai.utilities.string_utils import sanitize_tool_name
 
-from agentgym.integrations.crewai.classes import Derived
+from agentgym.errors import UnsupportedError
+from agentgym.integrations.crewai.classes import Derived, gym_of
 from agentgym.integrations.crewai.offers import native_offer, text_offer
 from agentgym.integrations.crewai.scope import Asked, Scope, current_scope
 from agentgym.recorder import Turn
@@ -24,6 +25,11 @@ _TOOLS = (1, "tools")
 _MESSAGES = (0, "messages")
 _FUNCTIONS = (3, "available_functions")
 """Positions and names of parameters of `BaseLLM.call` that we read or change."""
+
+_UNATTACHED = (
+    "expected a model of an attached agent, got one of an agent that AgentGym does not know, so "
+    "nothing is recorded; call gym.attach(crew) or gym.attach(agent) before the kickoff"
+)
 
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -126,8 +132,13 @@ _step: ContextVar[_Step | None] = ContextVar("agentgym_crewai_step", default=Non
 
 
 def _begin(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Step | None:
-    scope = current_scope()
-    if scope is None or not scope.gym.on:
+    scope, gym = current_scope(), gym_of(model)
+    if not gym.on:
+        return None
+    if scope is None:
+        agent = kwargs.get("from_agent")
+        if agent is not None and not isinstance(agent, Derived):
+            gym.guard.refuse("wrapped model", UnsupportedError(_UNATTACHED))
         return None
     return scope.gym.guard.call("crewai.model", None, _decided, scope, model, (args, kwargs))
 

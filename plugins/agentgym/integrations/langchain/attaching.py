@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables import Runnable
 
 from agentgym.errors import UnsupportedError
 from agentgym.integrations.langchain import offered
 from agentgym.integrations.langchain.gym_hooks import Watcher
-from agentgym.integrations.langchain.model import Steered, steered
+from agentgym.integrations.langchain.model import is_steered, steered
 
 if TYPE_CHECKING:
     from agentgym.gym import AgentGym
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 def wrap(gym: AgentGym, model: Any) -> Any:
     """The chat model (or a binding of one) through which the policy acts."""
     wrapped = steered(gym, model)
-    inner = wrapped
-    while isinstance(inner, RunnableBinding):
-        inner = inner.bound
-    if not isinstance(inner, Steered):
+    if not is_steered(wrapped):
         raise UnsupportedError(
             f"expected a chat model, got {type(model)!r}; wrap the chat models inside it, or use "
             "agent.with_config(callbacks=[gym]) to watch the agent"

@@ -28,7 +28,7 @@ _STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydant
 
 
 class Steered:
-    """Mixin in front of a model's own class; every call is a turn."""
+    """What a steered class has in place of the model's own methods; every call is a turn."""
 
     agentgym: ClassVar[Any]
     agentgym_plain: ClassVar[type[BaseChatModel]]
@@ -50,7 +50,10 @@ class Steered:
         else:
             step.done(answer(result))
             return result
-        return plain.generate(messages, stop, callbacks, **kwargs)
+        with step.again() as answered:
+            result = plain.generate(messages, stop, callbacks, **kwargs)
+            answered(answer(result))
+        return result
 
     async def agenerate(
         self, messages: Prompts, stop: Any = None, callbacks: Any = None, **kwargs: Any
@@ -69,7 +72,10 @@ class Steered:
         else:
             step.done(answer(result))
             return result
-        return await plain.agenerate(messages, stop, callbacks, **kwargs)
+        with step.again() as answered:
+            result = await plain.agenerate(messages, stop, callbacks, **kwargs)
+            answered(answer(result))
+        return result
 
     def stream(
         self, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any
@@ -92,7 +98,11 @@ class Steered:
         else:
             step.done(_merged(chunks))
             return
-        yield from plain.stream(input, config, stop=stop, **kwargs)
+        with step.again() as answered:
+            for chunk in plain.stream(input, config, stop=stop, **kwargs):
+                chunks.append(chunk)
+                yield chunk
+            answered(_merged(chunks))
 
     async def astream(
         self, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any
@@ -116,8 +126,22 @@ class Steered:
         else:
             step.done(_merged(chunks))
             return
-        async for chunk in plain.astream(input, config, stop=stop, **kwargs):
-            yield chunk
+        with step.again() as answered:
+            async for chunk in plain.astream(input, config, stop=stop, **kwargs):
+                chunks.append(chunk)
+                yield chunk
+            answered(_merged(chunks))
+
+
+# Not a base class: a model may be steered twice, by two gyms.
+_METHODS = {name: vars(Steered)[name] for name in ("generate", "agenerate", "stream", "astream")}
+
+
+def is_steered(model: Any) -> bool:
+    """Whether a model, or the one inside a binding, is seen through an AgentGym."""
+    while isinstance(model, RunnableBinding):
+        model = model.bound
+    return isinstance(getattr(model, "agentgym_plain", None), type)
 
 
 def steered(gym: AgentGym, model: Any) -> Any:
@@ -139,7 +163,7 @@ def _steered_class(gym: AgentGym, plain: type[BaseChatModel]) -> type[BaseChatMo
         # Tracers and serialisers go by a model's name and module, which are to stay the same.
         labels = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
         meta: Any = type(plain)
-        made = meta(plain.__name__, (Steered, plain), {**labels, "__doc__": plain.__doc__})
+        made = meta(plain.__name__, (plain,), {**labels, **_METHODS, "__doc__": plain.__doc__})
         made.agentgym, made.agentgym_plain = gym, plain
         classes[plain] = made
     return classes[plain]  # type: ignore[no-any-return]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,6 @@ from agentgym.tree import Run, Turn
 
 if TYPE_CHECKING:
     from agentgym.gym import AgentGym
-
-logger = logging.getLogger(__name__)
 
 own_tools: ContextVar[frozenset[str] | None] = ContextVar("agentgym_own_tools", default=None)
 """Names of the agent's tools where the request also holds tools that only shape the answer."""
@@ -57,11 +55,31 @@ class Step:
         self.gym.guard.call("langchain.error", None, self._failed, error)
 
     def refused(self, error: BaseException) -> bool:
-        """Whether the provider refused a request that we changed; it is then sent as it was."""
+        """Whether the provider refused a request that we changed; it is then sent as it was.
+
+        A model that keeps refusing (no forced tools while it thinks) opens the guard.
+        """
         refused = self.changed and getattr(error, "status_code", None) in _REFUSED
-        if refused:
-            logger.warning("the model refused a request that AgentGym had changed: %s", error)
+        if refused and isinstance(error, Exception):
+            self.gym.guard.record("langchain.refused", error)
         return refused
+
+    @contextmanager
+    def again(self) -> Iterator[Callable[[BaseMessage | None], None]]:
+        """A turn for the request as it was; nothing is decided in it."""
+        turn = self.gym.guard.call("langchain.again", None, self._again)
+        if turn is None:
+            yield lambda message: None
+            return
+        step = Step(self.gym, turn, None, None, self.messages, self.kwargs)
+        try:
+            yield step.done
+        except BaseException as error:
+            step.failed(error)
+            raise
+
+    def _again(self) -> Turn | None:
+        return None if self.turn.run.ended else self.turn.run.turn((), model=self.turn.model)
 
     def _done(self, message: BaseMessage | None) -> None:
         usage = usage_of(message)

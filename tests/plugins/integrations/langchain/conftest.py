@@ -24,7 +24,9 @@ AGENT = "desk"
 class Bench(Protocol):
     """Starts a stub for each script or brain and makes clients of it."""
 
-    def __call__(self, *replies: Any, brain: Brain | None = None) -> tuple[LLMServer, ChatOpenAI]: ...
+    def __call__(
+        self, *replies: Any, brain: Brain | None = None
+    ) -> tuple[LLMServer, ChatOpenAI]: ...
 
 
 @pytest.fixture

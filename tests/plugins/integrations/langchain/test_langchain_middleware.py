@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -480,13 +481,18 @@ async def test_a_request_that_the_provider_refuses_because_of_us_is_sent_as_it_w
         raise ApiError(400, "no forced tools with thinking", retry=False)
 
     server, llm = bench(refuse, *SCRIPT)
+    gym.guard.strict = False
     agent = create_agent(llm, tools, middleware=[gym])
 
     assert await run(agent, how) == "Here it is."
 
     choices = ["tool_choice" in request.body for request in server.requests]
-    assert choices == [True, False, True]
-    check_tree(gym)
+    assert choices == [True, False, False]
+    tried, plain, execute, *_ = check_tree(gym)
+    assert (tried.error, plain.error) == ("OpenAIInvalidRequestError", "")
+    assert execute.parent_id == plain.span_id
+    assert semconv.HIDDEN not in execute.attributes
+    assert gym.guard.errors["langchain.refused"] == 1
 
 
 # ---- more than one gym, more than one agent
@@ -577,18 +583,9 @@ def test_a_tool_that_only_shapes_the_answer_is_never_forced(
 async def test_a_hidden_tool_is_blocked_on_request(
     bench: Any, tools: list[BaseTool], make_gym: Any, check_tree: Any, how: str
 ) -> None:
-    def disobey(request: ChatRequest) -> ChatReply:
-        return call("look_up", {"query": "1"})
-
-    class Deaf:
-        """A model that ignores what it is told to call."""
-
-        def reply(self, request: ChatRequest) -> ChatReply:
-            return say("done") if len(request.messages) > 2 else disobey(request)
-
-    server, llm = bench(brain=Deaf())
+    server, llm = bench(*SCRIPT)
     gym = make_gym("steer", block_hidden=True)
-    agent = create_agent(llm, tools, middleware=[_Pretend(), gym])
+    agent = create_agent(llm, tools, middleware=[_Disobedient(gym), gym])
 
     await run(agent, how)
 
@@ -598,21 +595,26 @@ async def test_a_hidden_tool_is_blocked_on_request(
     assert "not available" in results[0]["content"]
 
 
-class _Pretend(AgentMiddleware):  # type: ignore[type-arg]
-    """Exchanges the tool that the model asked for, as a model that does not obey would."""
+class _Disobedient(AgentMiddleware):  # type: ignore[type-arg]
+    """Exchanges the forced tool, as a model that does not obey would; then the policy is off."""
+
+    def __init__(self, gym: RecordingGym) -> None:
+        super().__init__()
+        self.gym = gym
 
     def wrap_model_call(self, request: Any, handler: Any) -> Any:
-        return _exchange(handler(request))
+        return self._exchange(handler(request))
 
     async def awrap_model_call(self, request: Any, handler: Any) -> Any:
-        return _exchange(await handler(request))
+        return self._exchange(await handler(request))
 
-
-def _exchange(response: Any) -> Any:
-    message = response.result[0]
-    if isinstance(message, AIMessage) and message.tool_calls:
-        message.tool_calls[0]["name"] = "look_up"
-    return response
+    def _exchange(self, response: Any) -> Any:
+        for asked in response.result[0].tool_calls:
+            asked["name"] = "look_up"
+        policies = self.gym.live.current
+        assert policies is not None
+        self.gym.live.swap(replace(policies, killed=True))
+        return response
 
 
 def test_a_middleware_inside_ours_that_drops_tools_meets_no_forced_one_that_is_gone(

@@ -1,0 +1,254 @@
+"""What only a process of its own can show: forks, foreign settings, memory, exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentgym import semconv
+from agentgym.testing.daemon import FakeDaemon
+
+MEMORY_BUDGET_MB = 40.0
+
+PRELUDE = """
+import json, os, sys, time
+from agentgym import AgentGym
+from agentgym.trajectory import Tool
+
+TOOLS = (Tool("find_order", "Finds an order."), Tool("refund_order", "Pays an order back."))
+
+def run_once(gym):
+    run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+    turn = run.turn(TOOLS, model="stub")
+    turn.finish([("find_order", "c1")])
+    run.call("find_order", call_id="c1").finish()
+    run.finish()
+    return turn
+"""
+
+CHILD_OF_A_CHANNEL = """
+gym = AgentGym(home=sys.argv[1])
+assert gym.ready()
+run_once(gym)
+assert gym.flush()
+for _ in range(5):
+    child = os.fork()
+    if not child:
+        turn = run_once(gym)
+        late = AgentGym(home=sys.argv[1])
+        run_once(late)
+        report = [turn.fallback.name, gym.status()["counters"], late.status()["counters"]]
+        report.append(bool(gym.sender._thread or late.sender._thread))
+        print(json.dumps(report), flush=True)
+        sys.exit(0)  # the whole way out, not os._exit
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+run_once(gym)
+assert gym.flush()
+"""
+
+CHILD_BEFORE_ANY_CHANNEL = """
+gym = AgentGym(home=sys.argv[1])
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        assert gym.ready()
+        run_once(gym)
+        print(json.dumps([gym.flush(), gym.status()["counters"]]), flush=True)
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert gym.ready()
+run_once(gym)
+assert gym.flush()
+"""
+
+HOSTILE = """
+from opentelemetry import trace
+before = trace.get_tracer_provider()
+gym = AgentGym(home=sys.argv[1], capture_content=True)
+assert gym.ready()
+run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+run.turn(TOOLS, model="a-model-with-a-long-name").finish([("find_order", "c1")])
+run.call("find_order", call_id="c1", arguments="x" * 3000).finish()
+run.finish()
+assert gym.flush()
+assert trace.get_tracer_provider() is before
+print(json.dumps(gym.status()["counters"]))
+"""
+
+NOBODY_THERE = """
+gym = AgentGym(home=sys.argv[1], endpoint=sys.argv[2])
+for _ in range(3):
+    run_once(gym)
+gym.reward(1.0)
+sys.stdout.write(str(time.time()))
+"""
+
+RESIDENT = """
+import sys, time
+
+def resident_mb():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+
+bare = resident_mb()
+from agentgym import AgentGym
+from agentgym.trajectory import Tool
+
+gym = AgentGym(home=sys.argv[1])
+assert gym.ready()
+assert gym.status()["policies"] == {"agent": "p-000001"}
+run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+run.turn((Tool("find_order", "Finds an order by its number."),)).finish()
+run.finish()
+assert gym.flush()
+sys.stdout.write(str(resident_mb() - bare))
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    foreign = ("COV", "PYTEST", "OTEL_", "AGENTGYM_", "GRPC_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | more
+
+
+def run_python(code: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def vendor() -> Iterator[tuple[str, list[bytes]]]:
+    """A TCP server that keeps whatever reaches it."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                heard.append(b"connected")
+                connection.close()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", heard
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_process_with_a_channel_never_touches_grpc(daemon: FakeDaemon) -> None:
+    done = run_python(PRELUDE + CHILD_OF_A_CHANNEL, daemon.home)
+
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) == 5
+    for fallback, counters, late, has_thread in reports:
+        assert fallback == "NO_POLICY"
+        assert counters["produced.spans"] == counters["dropped.spans.forked"] == 3
+        assert late["dropped.spans.forked"] == 3
+        assert not has_thread
+    assert len(daemon.spans) == 6  # of the parent, before and after its children
+    assert len({call.producer for call in daemon.taken("Export")}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_process_without_a_channel_works_by_itself(daemon: FakeDaemon) -> None:
+    done = run_python(PRELUDE + CHILD_BEFORE_ANY_CHANNEL, daemon.home)
+
+    for line in done.stdout.splitlines():
+        flushed, counters = json.loads(line)
+        assert flushed
+        assert counters["acked.spans"] == 3
+    assert len(daemon.spans) == 9
+    assert len({call.producer for call in daemon.taken("Export")}) == 3
+
+
+def test_a_hostile_otel_environment_changes_nothing_of_ours(
+    daemon: FakeDaemon, vendor: tuple[str, list[bytes]]
+) -> None:
+    endpoint, heard = vendor
+    hostile = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-vendor-key=secret",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_TRACES_SAMPLER": "always_off",
+        "OTEL_SDK_DISABLED": "true",
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "1",
+        "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "5",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT": "1",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "1",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "1",
+        "OTEL_PROPAGATORS": "none",
+        "OTEL_SERVICE_NAME": "the-hosts-service",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=prod,service.name=other",
+    }
+
+    done = run_python(PRELUDE + HOSTILE, daemon.home, **hostile)
+
+    assert json.loads(done.stdout)["acked.spans"] == 3
+    spans = {
+        span.name: {a.key: a.value.string_value for a in span.attributes}
+        for span in daemon.spans
+    }
+    assert set(spans) == {
+        "invoke_agent agent",
+        "chat a-model-with-a-long-name",
+        "execute_tool find_order",
+    }
+    assert spans["execute_tool find_order"][semconv.TOOL_CALL_ARGUMENTS] == "x" * 3000
+    assert len(spans["invoke_agent agent"]) >= 8
+    [export] = daemon.taken("Export")
+    resource = export.request.resource_spans[0].resource
+    labels = {a.key: a.value.string_value for a in resource.attributes}
+    assert labels["service.name"] == "the-hosts-service"
+    assert labels["deployment.environment"] == "prod"
+    assert not [key for key in export.metadata if "vendor" in key]
+    assert heard == []
+
+
+def test_with_nobody_there_the_exit_is_prompt(home: Path) -> None:
+    (home / "token").write_text("token")
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        address = f"127.0.0.1:{black_hole.getsockname()[1]}"
+        done = run_python(PRELUDE + NOBODY_THERE, home, address)
+        delay_s = time.time() - float(done.stdout)
+
+    # .5 s of it are the setting; the rest is the interpreter's own end on a busy machine.
+    assert delay_s < 5.0
+    assert "Traceback" not in done.stderr
+    assert "ends with" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_attached_and_ready_the_plugin_stays_within_its_memory(
+    daemon: FakeDaemon,
+    make_snapshot: Callable[..., bytes],
+    record_property: Callable[[str, Any], None],
+) -> None:
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+
+    added_mb = min(float(run_python(RESIDENT, daemon.home).stdout) for _ in range(2))
+
+    record_property("added_mb", added_mb)
+    assert added_mb <= MEMORY_BUDGET_MB
