@@ -76,6 +76,7 @@ def make_trainer(config: DaemonConfig) -> Trainer:
         config.home / "trainer.log",
         timeout_s=config.trainer_timeout_s,
         memory_bytes=config.trainer_memory_bytes,
+        nice=config.trainer_nice,
     )
 
 

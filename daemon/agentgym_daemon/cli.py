@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in GUESTS:
             return _guest(arguments[0], arguments[1:])
-        options = _parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         return int(options.run(options))
     except DirectoryHeldError as error:
         return _fail(str(error), HELD)
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{package} is not installed; run: pip install 'agentgym[daemon]'", USAGE)
     except BrokenPipeError:
         return FAILED
+    except OSError as error:
+        return _fail(f"{error.filename or ''}: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return 130
 
@@ -69,7 +71,7 @@ def _guest(verb: str, arguments: list[str]) -> int:
     return int(module.main(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="agentgym-daemon",
         description="Stores what agents do, learns which tools are right, and tells the agents.",

@@ -51,6 +51,7 @@ class DaemonConfig:
     idle_ttl_s: float
     trainer_timeout_s: float
     trainer_memory_bytes: int
+    trainer_nice: int
     segment_bytes: int
     seed: int
 
@@ -293,6 +294,13 @@ SETTINGS: tuple[Setting, ...] = (
         _integer(2**28),
         8 * 2**30,
         "Address space of the trainer process, in bytes.",
+    ),
+    Setting(
+        "trainer_nice",
+        "AGENTGYM_DAEMON_TRAINER_NICE",
+        _integer(0),
+        19,
+        "Scheduling priority of the trainer process; 19 gives way to everything else.",
     ),
     Setting(
         "segment_bytes",

@@ -109,14 +109,12 @@ class Buffer:
         with self._settled:
             return self._settled.wait_for(lambda: not self.pending.total(), timeout_s)
 
-    def close(self, reason: str) -> int:
-        """Drops all that is here and all that will come, counted under `reason`; says how much."""
+    def close(self, reason: str) -> None:
+        """Drops all that is here and all that will come, counted under `reason`."""
         with self._settled:
             self._closed = reason
-            items = self.take(1 << 60)
-            for item in items:
+            for item in self.take(1 << 60):
                 self.count("dropped", item, reason)
-        return len(items)
 
     def report(self) -> dict[str, int]:
         """All counters, for people and tests."""

@@ -104,6 +104,12 @@ class Sender:
         deadline = time.monotonic() + timeout_s
         if timeout_s > 0:
             self.flush(timeout_s * _FLUSH_SHARE)
+        if waiting := self.buffer.pending.total():
+            logger.warning(
+                "AgentGym ends with %d items that no daemon at %s took",
+                waiting,
+                self.config.endpoint,
+            )
         self._stop.set()
         self.buffer.wake.set()
         if self._transport is not None:
@@ -126,7 +132,8 @@ class Sender:
             transport = self._transport = Transport(self.config, self.live, self.buffer)
             transport.start(self._stop, on_ready=self.ready.set)
             self._loop(transport)
-            self._give_up(transport)
+            transport.abandon("closed")
+            self.buffer.close("closed")
 
     def _loop(self, transport: Transport) -> None:
         delay = _BACKOFF_S[0]
@@ -148,18 +155,12 @@ class Sender:
 
     def _send(self, transport: Transport) -> bool:
         """One round; False if the daemon could not take it (it is kept and tried again)."""
+        delivered = False
         with self.guard("send"):
             if not transport.pending:
                 transport.load(self.buffer.take(BATCH_ITEMS))
-            return transport.deliver()
-        return False
-
-    def _give_up(self, transport: Transport) -> None:
-        lost = transport.abandon("closed") + self.buffer.close("closed")
-        if lost:
-            logger.warning(
-                "AgentGym ends with %d items that no daemon at %s took", lost, self.config.endpoint
-            )
+            delivered = transport.deliver()
+        return delivered
 
     # ---- fork
 

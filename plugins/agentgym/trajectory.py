@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +55,10 @@ class Tool:
     @cached_property
     def fingerprint(self) -> bytes:
         """8 bytes over name, description and parameter shape, equal across frameworks."""
+        # A tenth of the time that importing the package takes; not needed before the first tool.
+        import hashlib
+        import json
+
         shape = _parameter_shape(self.parameters)
         text = json.dumps([self.name, " ".join(self.description.split()), shape])
         return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]

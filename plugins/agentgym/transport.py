@@ -106,12 +106,11 @@ class Transport:
         """Ends the channel and everything waiting on it."""
         self.channel.close()
 
-    def abandon(self, reason: str) -> int:
-        """Gives up what was not acked; says how many items that were."""
-        items = [item for message in self._queue for item in message.items]
+    def abandon(self, reason: str) -> None:
+        """Gives up what was not acked."""
+        for message in self._queue:
+            self._drop(message.items, reason)
         self._queue.clear()
-        self._drop(items, reason)
-        return len(items)
 
     @property
     def pending(self) -> bool:
@@ -236,15 +235,15 @@ class Transport:
         self.live.touch()
         self._said.clear()
         refusals = _refusals(response, len(message.items))
+        for code, text in sorted(set(refusals)):
+            if code:
+                kind = kind_of(message.items[0])
+                logger.warning("AgentGym: the daemon refused %s (%s): %s", kind, code, text)
         for item, (code, _) in zip(message.items, refusals, strict=True):
             if code:
                 self._drop([item], code)
             else:
                 self.buffer.count("acked", item)
-        for code, text in sorted(set(refusals)):
-            if code:
-                kind = kind_of(message.items[0])
-                logger.warning("AgentGym: the daemon refused %s (%s): %s", kind, code, text)
 
     def _drop(self, items: Iterable[Item], reason: str) -> None:
         for item in items:

@@ -247,13 +247,6 @@ def test_a_rebuild_says_what_changed(home: Path) -> None:
     assert result.plain()["equal"] is False
 
 
-def test_a_rebuild_does_not_need_the_old_database(home: Path) -> None:
-    (home / DATABASE_NAME).mkdir()
-
-    with pytest.raises(OSError, match=r"."):
-        rebuild(resolve({"home": home}, {}))
-
-
 async def test_idle_runs_close_and_get_no_default_reward(open_desk: Any) -> None:
     async with open_desk(idle_ttl_s=0.5, default_reward=0.0, default_reward_after_s=0.0) as desk:
         await desk.client.send_run(1, root=False)

@@ -20,7 +20,7 @@ def test_defaults_hold_where_nothing_is_said() -> None:
     assert config.endpoint == "unix:/state/agentgym/daemon.sock"
     assert config.token_file == Path("/state/agentgym/token")
     assert config.explore
-    assert not (config.disabled or config.block_hidden or config.capture_content)
+    assert not any((config.disabled, config.block_hidden, config.capture_content))
 
 
 def test_an_argument_beats_the_environment_which_beats_the_default() -> None:

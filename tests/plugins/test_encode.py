@@ -41,9 +41,7 @@ def span(**changes: Any) -> SpanItem:
 
 
 def attributes(message: Span) -> dict[str, Any]:
-    return {
-        a.key: getattr(a.value, str(a.value.WhichOneof("value"))) for a in message.attributes
-    }
+    return {a.key: getattr(a.value, str(a.value.WhichOneof("value"))) for a in message.attributes}
 
 
 def test_a_span_keeps_ids_times_and_typed_attributes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,31 @@ def test_a_child_of_a_process_with_a_channel_sends_nothing(
         assert one.status()["counters"]["dropped.spans.forked"] == 3
         assert one.flush(0.0)
         assert_conserved(one)
+
+
+def test_the_hooks_of_exit_and_fork_reach_every_sender(
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    run_once: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By themselves, because coverage does not see the end of a process."""
+    monkeypatch.setattr(export._Process, "opened_channel", False)
+    monkeypatch.setattr(export._Process, "inherited_channel", False)
+    monkeypatch.setattr(export, "_senders", weakref.WeakSet())
+    gym = make_gym(exit_timeout_s=5.0)
+
+    export._after_fork_in_child()
+    assert not export._Process.inherited_channel
+    run_once(gym)
+    export._close_at_exit(weakref.ref(gym.sender))
+
+    assert len(daemon.spans) == 3
+    assert gym.sender._thread is not None
+    assert not gym.sender._thread.is_alive()
+
+
+def test_the_end_of_a_sender_that_is_gone_is_nothing() -> None:
+    gone = weakref.ref(type("Gone", (), {})())
+
+    export._close_at_exit(gone)

@@ -93,15 +93,16 @@ gym.reward(1.0)
 sys.stdout.write(str(time.time()))
 """
 
+# The baseline is an interpreter that can call a model at all: with asyncio, TLS, HTTP and logging.
 RESIDENT = """
-import sys, time
+import asyncio, dataclasses, http.client, inspect, json, logging, pathlib, ssl, sys, typing
 
 def resident_mb():
     for line in open("/proc/self/status"):
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
 
-bare = resident_mb()
+before = resident_mb()
 from agentgym import AgentGym
 from agentgym.trajectory import Tool
 
@@ -112,7 +113,7 @@ run = gym.recorder.start_run("agent", framework="test", task="where is my order"
 run.turn((Tool("find_order", "Finds an order by its number."),)).finish()
 run.finish()
 assert gym.flush()
-sys.stdout.write(str(resident_mb() - bare))
+sys.stdout.write(str(resident_mb() - before))
 """
 
 
@@ -208,8 +209,7 @@ def test_a_hostile_otel_environment_changes_nothing_of_ours(
 
     assert json.loads(done.stdout)["acked.spans"] == 3
     spans = {
-        span.name: {a.key: a.value.string_value for a in span.attributes}
-        for span in daemon.spans
+        span.name: {a.key: a.value.string_value for a in span.attributes} for span in daemon.spans
     }
     assert set(spans) == {
         "invoke_agent agent",
@@ -218,7 +218,7 @@ def test_a_hostile_otel_environment_changes_nothing_of_ours(
     }
     assert spans["execute_tool find_order"][semconv.TOOL_CALL_ARGUMENTS] == "x" * 3000
     assert len(spans["invoke_agent agent"]) >= 8
-    [export] = daemon.taken("Export")
+    export = daemon.taken("Export")[0]
     resource = export.request.resource_spans[0].resource
     labels = {a.key: a.value.string_value for a in resource.attributes}
     assert labels["service.name"] == "the-hosts-service"

@@ -192,3 +192,45 @@ def test_a_token_file_with_something_else_in_it_is_said(
     make_gym().sender.start()
 
     assert daemon.wait_for(lambda _: "expected a token of printable ASCII" in caplog.text)
+
+
+def test_a_token_that_cannot_be_read_is_said(
+    daemon: FakeDaemon,
+    home: Path,
+    make_gym: Callable[..., AgentGym],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (home / "token").write_bytes(b"\xff\xfe")
+    make_gym().sender.start()
+
+    assert daemon.wait_for(lambda _: "cannot read the token" in caplog.text)
+
+
+def test_a_download_that_breaks_off_is_tried_again(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], make_snapshot: Callable[..., bytes]
+) -> None:
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+    daemon.refuse("GetArtifact", grpc.StatusCode.UNAVAILABLE, times=2)
+    gym = make_gym()
+
+    assert gym.ready()
+
+    assert gym.status()["policies"] == {"agent": "p-000001"}
+    assert len(daemon.taken("Subscribe")) == 3
+
+
+def test_a_download_without_end_is_cut_off(
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("agentgym.policy.subscriber.MAX_BYTES", 1000)
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+    gym = make_gym()
+
+    assert gym.ready()
+
+    assert gym.status()["policies"] == {}
+    assert "longer than 1000 bytes" in caplog.text

@@ -39,11 +39,12 @@ def conserved(gym: AgentGym) -> bool:
 def test_catalogue_then_features_decisions_spans_and_rewards(
     daemon: FakeDaemon, make_gym: Callable[..., AgentGym], run_once: Callable[..., Any]
 ) -> None:
+    daemon.stop()  # so that everything goes out in one batch
     gym = make_gym()
-    assert gym.ready()
     with gym.trajectory(key="ticket"):
         run_once(gym)
         gym.reward(1.0)
+    daemon.start()
     assert gym.flush()
 
     facts = [call for call in daemon.received if call.method in FACTS]
@@ -58,7 +59,7 @@ def test_catalogue_then_features_decisions_spans_and_rewards(
     [reward] = daemon.rewards
     assert decision.features_id == daemon.features[0].features_id
     assert decision.trajectory_id == reward.trajectory_id == daemon.spans[0].trace_id
-    assert [tool.name for tool in daemon.tools][0] == "find_order"
+    assert daemon.tools[0].name == "find_order"
     assert counters(gym) == {
         "produced.spans": 4,
         "produced.decisions": 1,
@@ -91,9 +92,7 @@ def test_the_catalogue_travels_once_per_connection(
 
 
 @pytest.mark.parametrize("method", FACTS)
-@pytest.mark.parametrize(
-    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
-)
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
 def test_a_retry_repeats_its_sequence_number_and_nothing_is_lost(
     method: str,
     code: grpc.StatusCode,
@@ -135,10 +134,11 @@ def test_what_would_only_be_refused_again_is_dropped_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     daemon.refuse("Export", code, details=details)
+    daemon.stop()  # so that everything goes out in one batch
     gym = make_gym()
-    assert gym.ready()
-
     run_once(gym)
+
+    daemon.start()
     assert gym.flush()
 
     assert counters(gym)[f"dropped.spans.{code.name.lower()}"] == 3
@@ -231,11 +231,12 @@ def test_partly_refused_calls_are_counted_one_by_one(
     daemon.reply("Report", half)
     daemon.reply("Export", one_span)
     daemon.reply("Record", no_decision)
+    daemon.stop()  # so that everything goes out in one batch
     gym = make_gym()
-    assert gym.ready()
     run = run_once(gym)
     for value in (0.0, 1.0, 0.25):
         gym.reward(value, trajectory=run)
+    daemon.start()
     assert gym.flush()
 
     report = counters(gym)

@@ -84,9 +84,7 @@ def test_history_is_what_the_run_saw_before_the_turn(
     assert [step.step for step in gym.sink.steps] == [0, 1]
 
 
-def test_a_root_that_ends_ends_everything_below(
-    gym: RecordingGym, tools: tuple[Tool, ...]
-) -> None:
+def test_a_root_that_ends_ends_everything_below(gym: RecordingGym, tools: tuple[Tool, ...]) -> None:
     run = gym.recorder.start_run("agent", framework="test")
     turn = run.turn(tools)
     run.call("find_order")
@@ -136,9 +134,7 @@ def test_everything_ends_once(gym: RecordingGym, tools: tuple[Tool, ...]) -> Non
     assert len(gym.sink.ended) == 1
 
 
-def test_ending_from_many_threads_records_once(
-    gym: RecordingGym, tools: tuple[Tool, ...]
-) -> None:
+def test_ending_from_many_threads_records_once(gym: RecordingGym, tools: tuple[Tool, ...]) -> None:
     run = gym.recorder.start_run("agent", framework="test")
     turn, call = run.turn(tools), run.call("find_order")
     together = threading.Barrier(8)
@@ -231,9 +227,7 @@ def test_leaving_in_another_context_does_no_harm(gym: RecordingGym) -> None:
 def test_a_reserved_cell_is_filled_by_a_run_in_a_copied_context(gym: RecordingGym) -> None:
     reserve()
 
-    run = contextvars.copy_context().run(
-        gym.recorder.start_run, "agent", framework="test"
-    )
+    run = contextvars.copy_context().run(gym.recorder.start_run, "agent", framework="test")
 
     assert latest() is run.trajectory
     second = gym.recorder.start_run("agent", framework="test")

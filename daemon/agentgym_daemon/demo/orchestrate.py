@@ -17,7 +17,7 @@ from typing import Any
 from agentgym.cli.client import Client
 from agentgym.config import resolve
 from agentgym.errors import DaemonError
-from agentgym.proto.v1 import admin_pb2
+from agentgym.proto.v1 import admin_pb2, policy_pb2
 from agentgym.testing import make_preferences
 from agentgym_daemon.demo.phases import Phase
 from agentgym_daemon.demo.processes import START_S, DemoError, Process, wait_for
@@ -60,6 +60,7 @@ class Demo:
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     daemon_spans: int = 0
+    versions: int = 0
     workers: dict[str, Process] = field(default_factory=dict)
     inbox: queue.Queue[tuple[str, dict[str, Any]]] = field(default_factory=queue.Queue)
     daemon: Process | None = None
@@ -82,9 +83,7 @@ def run(demo: Demo) -> None:
     train, unseen = requests.train()[: options.limit], requests.unseen()[: options.limit]
     with _model(demo) as base_url, _processes(demo, base_url):
         rng = random.Random(options.seed)
-        _serve(
-            demo, Phase.BEFORE, _share(_shuffled([r.id for r in train], rng), options.frameworks)
-        )
+        _serve(demo, Phase.BEFORE, {"": deque(_shuffled([r.id for r in train], rng))})
         stream = _stream([r.id for r in train], options.episodes, rng)
         _serve(demo, Phase.TRAIN, {"": deque(stream)})
         _settle(demo)
@@ -94,10 +93,6 @@ def run(demo: Demo) -> None:
 
 def _shuffled(ids: list[str], rng: random.Random) -> list[str]:
     return rng.sample(ids, len(ids))
-
-
-def _share(ids: list[str], frameworks: tuple[str, ...]) -> dict[str, deque[str]]:
-    return {f: deque(ids[i :: len(frameworks)]) for i, f in enumerate(frameworks)}
 
 
 def _stream(ids: list[str], episodes: int, rng: random.Random) -> list[str]:
@@ -206,6 +201,14 @@ def _status(demo: Demo) -> admin_pb2.StatusResponse | None:
         return None
 
 
+def _versions(demo: Demo) -> int:
+    """How many versions the daemon made."""
+    config = resolve({"home": str(demo.options.home)}, environ={})
+    with Client(config) as client:
+        reply = client.call(client.policies.List, policy_pb2.ListPoliciesRequest())
+        return len(reply.policies)
+
+
 def _next(demo: Demo, timeout_s: float) -> tuple[str, dict[str, Any]]:
     try:
         name, message = demo.inbox.get(timeout=timeout_s)
@@ -298,7 +301,8 @@ def _collect(demo: Demo) -> None:
     while time.monotonic() < deadline:
         status = _status(demo)
         if status is not None and status.log_applied == status.log_end:
-            demo.daemon_spans = int(status.counters.get("spans.stored", 0))
+            demo.versions = _versions(demo)
+            demo.daemon_spans = int(status.counters.get("spans", 0))
             return
         time.sleep(0.1)
     raise DemoError(f"the daemon (pid of this demo: {os.getpid()}) did not store all spans in time")

@@ -49,7 +49,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **QUIET, **environ},
+            env={**os.environ, **QUIET, "CREWAI_STORAGE_DIR": str(log.parent / name), **environ},
             text=True,
         )
         self.inbox = inbox if inbox is not None else queue.Queue()

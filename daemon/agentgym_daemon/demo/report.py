@@ -26,7 +26,7 @@ def results(demo: Demo) -> dict[str, Any]:
         "tokens_per_success_before": _rounded(before.tokens_per_success, 1),
         "tokens_per_success_after": _rounded(after.tokens_per_success, 1),
         "episodes": tally.phase(Phase.TRAIN).episodes,
-        "policy_versions": len(tally.versions()),
+        "policy_versions": demo.versions,
         "swaps": len(_swaps(demo)),
         "frameworks": {f: _framework(demo, f) for f in demo.options.frameworks},
         "spans": produced,

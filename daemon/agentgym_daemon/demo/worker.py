@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import sys
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-url", default=None)
     parser.add_argument("--seed", type=int, required=True)
     arguments = parser.parse_args(argv)
+    logging.getLogger("crewai").setLevel(logging.ERROR)  # it warns about token counts at each call
     answers = _private_stdout()
     gym = AgentGym(agent=arguments.agent, seed=_seed(arguments.seed, arguments.framework))
     endpoint = ModelEndpoint(

@@ -11,6 +11,7 @@ from grpc import aio
 
 from agentgym import semconv
 from agentgym_daemon.errors import ContractError, DirectoryError
+from agentgym_daemon.rpc.parsing import parsing
 from agentgym_daemon.rpc.tokens import Scope, Tokens
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Gate(_Interceptor):
         metadata = {key: value for key, value in handler_call_details.invocation_metadata or ()}
         refusal = self._refusal(handler_call_details.method, metadata)
         if refusal is None:
-            return await continuation(handler_call_details)
+            handler: Handler = parsing(await continuation(handler_call_details))
+            return handler
         code, message = refusal
         self._count(f"refused_{code.name.lower()}")
         _log.warning("refused %s: %s", handler_call_details.method, message)
@@ -86,8 +88,8 @@ class Gate(_Interceptor):
         needed = SCOPES.get(method, Scope.ADMIN)
         if needed not in token.scopes:
             return grpc.StatusCode.PERMISSION_DENIED, (
-                f"token {token.name!r} has scopes {sorted(map(str, token.scopes))}, this call needs "
-                f"{str(needed)!r}; make one: agentgym-daemon token add NAME --scope {needed}"
+                f"token {token.name!r} has scopes {sorted(map(str, token.scopes))}, this call "
+                f"needs {str(needed)!r}; make one: agentgym-daemon token add NAME --scope {needed}"
             )
         return _contract(metadata)
 

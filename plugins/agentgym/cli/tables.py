@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,17 +14,26 @@ from rich.text import Text
 
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 
+_PIPE_WIDTH = 240
+_WHOLE = {"trajectory": 32, "version": 8, "live": 8}
+"""Columns that are copied into other commands, with the width that they need."""
+
 
 def show(content: RenderableType) -> None:
-    """Prints to the terminal."""
-    Console().print(content)
+    """Prints to the terminal; a pipe has no width that would cut anything."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(content)
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         right = column in ("calls", "errors", "reward", "score", "probability", "n", "KB")
-        table.add_column(column, justify="right" if right else "left")
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=column in _WHOLE,
+            min_width=_WHOLE.get(column),
+        )
     return table
 
 

@@ -11,12 +11,27 @@ from agentgym.items import Item, RewardItem, SpanItem, StepItem, TaskItem
 from agentgym.policy.arms import Exploration
 from agentgym.policy.evaluate import CatalogueCache
 from agentgym.policy.features import TextHasher
-from agentgym.policy.parameters import initial
+from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot
 from agentgym.trajectory import Tool
 
 _CERTAIN = 30.0
+
+
+def certain(tools: Sequence[Tool], wanted: str) -> Parameters:
+    """A policy that is certain that `wanted` is right, before any call was made.
+
+    After a successful call it is certain that no tool is needed and leaves the agent alone.
+    """
+    parameters = initial(
+        tuple(tool.fingerprint.hex() for tool in tools), tuple(tool.name for tool in tools)
+    )
+    names = [tool.name for tool in tools]
+    parameters.tensors["tool.bias"][names.index(wanted)] = _CERTAIN
+    parameters.tensors["history.effect"][3] = 3 * _CERTAIN  # respond_per_ok
+    parameters.tensors["defer.bias"][:] = (-_CERTAIN, _CERTAIN)
+    return parameters
 
 
 class RecordingSink:
@@ -74,17 +89,8 @@ class RecordingGym(AgentGym):
     def force(
         self, tools: Sequence[Tool], wanted: str, *agents: str, control_share: float = 0.0
     ) -> None:
-        """Swaps in policies that are certain that `wanted` is right, before any call was made.
-
-        After a successful call they are certain that no tool is needed and leave the agent alone.
-        """
-        parameters = initial(
-            tuple(tool.fingerprint.hex() for tool in tools), tuple(tool.name for tool in tools)
-        )
-        names = [tool.name for tool in tools]
-        parameters.tensors["tool.bias"][names.index(wanted)] = _CERTAIN
-        parameters.tensors["history.effect"][3] = 3 * _CERTAIN  # respond_per_ok
-        parameters.tensors["defer.bias"][:] = (-_CERTAIN, _CERTAIN)
+        """Swaps in a policy that is `certain` for each of the agents."""
+        parameters = certain(tools, wanted)
         hasher = TextHasher(b"test")
         self.live.swap(
             PolicySet(

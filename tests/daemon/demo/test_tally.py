@@ -53,7 +53,7 @@ def demo(tmp_path: Path) -> Demo:
         "langchain": {"applied": ["p-000001", "p-000002"], "counters": {"produced.spans": 30}},
         "autogen": {"applied": ["p-000002"], "counters": {"produced.spans": 12}},
     }
-    demo.daemon_spans = 41
+    demo.daemon_spans, demo.versions = 41, 2
     return demo
 
 

@@ -122,6 +122,18 @@ async def test_undecodable_bytes_are_refused_and_leave_no_trace(desk: Any) -> No
     assert status.log_end == 0
 
 
+@pytest.mark.parametrize(
+    "method", ["DecisionService/Record", "RewardService/Report", "PolicyService/Subscribe"]
+)
+async def test_a_request_that_cannot_be_parsed_is_refused_for_good(desk: Any, method: str) -> None:
+    call = desk.client.channel.unary_unary(f"/agentgym.v1.{method}")
+
+    with pytest.raises(aio.AioRpcError, match="the request cannot be parsed") as caught:
+        await call(b"\xff\xff", metadata=desk.client.metadata, timeout=20)
+
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_an_empty_export_is_accepted_without_a_fact(desk: Any) -> None:
     await desk.client.call(desk.client.traces.Export, ExportTraceServiceRequest())
 

@@ -61,9 +61,7 @@ def recomputed(
     estimate = evaluate(PARAMETERS, x, Catalogue(offered, TextHasher(KEY)), history)
     allowed = list(record.allowed) or [True] * len(offered)
     arms = force_arms if record.support[-1].kind == decision_pb2.Arm.KIND_FORCE else show_arms
-    exploration = Exploration(
-        record.temperature, record.floor, record.defer_floor, record.top_k
-    )
+    exploration = Exploration(record.temperature, record.floor, record.defer_floor, record.top_k)
     rng = None if record.greedy else random.Random(0)
     again = decide(arms(estimate, allowed, record.top_k), exploration, rng)
     assert [arm.tools for arm in again.support] == [tuple(a.tools) for a in record.support]

@@ -184,7 +184,7 @@ class Frames:
         for gym, run in tuple(agent.nodes.items()):
             if isinstance(run, Run) and not run.ended:
                 call = begun.get(run.recorder) or gym.guard.call(
-                    "langchain.tool", None, _call, run, name, call_id, inputs
+                    "langchain.tool", None, _call, run, _asked_for(name, inputs), call_id, inputs
                 )
                 if call is not None:
                     frame.nodes[gym] = call
@@ -271,6 +271,13 @@ def _agent_name(agent: Frame, is_graph: bool) -> str:
         if agent.parent is None:
             return ""
     return "" if agent.name in _DEFAULT_NAMES else agent.name
+
+
+def _asked_for(name: str, inputs: Any) -> str:
+    """The tool that the model named: for an unknown one AgentExecutor runs a stand-in."""
+    if name in _INVALID_TOOLS and isinstance(inputs, Mapping):
+        return str(inputs.get("requested_tool_name") or name)
+    return name
 
 
 def _call(run: Run, name: str, call_id: str, inputs: Any) -> Call:

@@ -73,7 +73,7 @@ def from_prompt(variables: Mapping[str, Any]) -> tuple[Tool, ...]:
     listed = [name.strip(" \t\n\"'[]") for name in names.split(",")]
     starts = [(name, re.search(rf"^{re.escape(name)}(?=\(| - |: )", text, re.M)) for name in listed]
     found = sorted((match.start(), name) for name, match in starts if match and name)
-    ends = [start for start, _ in found[1:]] + [len(text)]
+    ends = [*(start for start, _ in found[1:]), len(text)][: len(found)]
     return tuple(
         Tool(name, _description(text[start:end]))
         for (start, name), end in zip(found, ends, strict=True)

@@ -14,9 +14,8 @@ from langchain_openai import ChatOpenAI
 
 from agentgym import semconv
 from agentgym.errors import UnsupportedError
-from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain
+from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain, say
 from agentgym.testing import call_tool as call
-from agentgym.testing import say
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Assignment
 

@@ -21,9 +21,8 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from agentgym import semconv
-from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain, ToolCall
+from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain, ToolCall, say
 from agentgym.testing import call_tool as call
-from agentgym.testing import say
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Assignment
 

@@ -19,9 +19,8 @@ from pydantic import BaseModel
 
 from agentgym import semconv
 from agentgym.errors import UnsupportedError
-from agentgym.testing import ApiError, ChatReply, ChatRequest
+from agentgym.testing import ApiError, ChatReply, ChatRequest, say
 from agentgym.testing import call_tool as call
-from agentgym.testing import say
 from agentgym.testing.recording import RecordingGym
 
 SCRIPT = (call("look_up", {"query": "7"}), say("Here it is."))
@@ -401,3 +400,88 @@ def test_a_wrapped_model_says_why_it_cannot_be_pickled(bench: Any, gym: Recordin
 
     with pytest.raises((pickle.PicklingError, TypeError)):
         pickle.dumps(gym.wrap(llm))
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_refused_request_is_sent_as_it_was(
+    bench: Any, tools: list[BaseTool], gym: RecordingGym, check_tree: Any, how: str
+) -> None:
+    def refuse(request: ChatRequest) -> ChatReply:
+        raise ApiError(400, "no forced tools here", retry=False)
+
+    server, llm = bench(refuse, *SCRIPT)
+    gym.guard.strict = False
+
+    assert await run(executor(gym.wrap(llm), tools), how) == "Here it is."
+
+    choices = ["tool_choice" in request.body for request in server.requests]
+    assert choices == [True, False, False]
+    check_tree(gym)
+
+
+async def test_a_lone_refused_request_is_sent_as_it_was(
+    bench: Any, tools: list[BaseTool], gym: RecordingGym, check_tree: Any
+) -> None:
+    def refuse(request: ChatRequest) -> ChatReply:
+        raise ApiError(400, "no forced tools here", retry=False)
+
+    _, llm = bench(refuse, say("fine"))
+    gym.guard.strict = False
+
+    assert gym.wrap(llm.bind_tools(tools)).invoke("hello").content == "fine"
+
+    check_tree(gym)
+
+
+def test_a_refusal_that_persists_is_the_hosts(
+    bench: Any, tools: list[BaseTool], gym: RecordingGym, check_tree: Any
+) -> None:
+    def refuse(request: ChatRequest) -> ChatReply:
+        raise ApiError(400, "bad anyway", retry=False)
+
+    _, llm = bench(refuse, refuse)
+    gym.guard.strict = False
+
+    with pytest.raises(Exception, match="bad anyway"):
+        executor(gym.wrap(llm), tools).invoke({"input": "go"})
+
+    assert len(gym.sink.ended) == 1
+    check_tree(gym)
+
+
+def test_a_model_that_cannot_be_forced_is_shown_one_tool(
+    bench: Any, tools: list[BaseTool], gym: RecordingGym
+) -> None:
+    class Simple(ChatOpenAI):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            if kwargs.get("tool_choice"):
+                raise NotImplementedError
+            return super().bind_tools(tools)
+
+    server, _ = bench(*SCRIPT)
+    llm = Simple(model="gpt-4o", base_url=server.base_url, api_key="test", max_retries=0)
+
+    gym.wrap(llm).bind_tools(tools).invoke("hello")
+
+    assert [t["function"]["name"] for t in server.requests[0].body["tools"]] == ["refund"]
+    assert gym.sink.steps[0].force == "soft"
+
+
+def test_our_own_failure_in_a_lone_call_leaves_nothing_open(
+    bench: Any,
+    tools: list[BaseTool],
+    gym: RecordingGym,
+    check_tree: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("ours")
+
+    server, llm = bench(say("fine"))
+    gym.guard.strict = False
+    monkeypatch.setattr("agentgym.integrations.langchain.turns._applied", fail)
+
+    assert gym.wrap(llm).bind_tools(tools).invoke("hello").content == "fine"
+
+    assert "tool_choice" not in server.requests[0].body
+    check_tree(gym)
