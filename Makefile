@@ -24,7 +24,7 @@ setup: $(STAMP)  ## create .venv with everything but Agent Lightning (once)
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "AgentGym needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing into $(VENV): about two minutes and 2 GB the first time"
+	@echo "installing into $(VENV): two to three minutes and 2 GB the first time"
 	@$(PIP) install --root-user-action=ignore --constraint constraints.txt --editable '.[all,demo,dev]'
 	@touch $@
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,12 @@ from agentgym import semconv
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONFIGS = ("agentgym.config", "agentgym_daemon.config")
-PROGRAMS = {"agentgym": "agentgym.cli", "agentgym-daemon": "agentgym_daemon.cli"}
+PROGRAMS = {
+    "agentgym": "agentgym.cli",
+    "agentgym-daemon": "agentgym_daemon.cli",
+    "agentgym-daemon demo": "agentgym_daemon.demo.cli",
+    "agentgym-daemon bench": "agentgym_daemon.bench.cli",
+}
 
 
 def page(name: str) -> str:
@@ -69,26 +73,9 @@ def argparse_verbs(parser: argparse.ArgumentParser, prefix: str) -> Iterator[tup
     yield prefix, options
 
 
-def click_verbs(command: Any, prefix: str) -> Iterator[tuple[str, set[str]]]:
-    """As `argparse_verbs`, for click and typer."""
-    for verb, child in getattr(command, "commands", {}).items():
-        if not child.hidden:
-            yield from click_verbs(child, f"{prefix} {verb}")
-    visible = [p for p in command.params if not getattr(p, "hidden", False)]
-    options = {o for p in visible for o in p.opts if o.startswith("--") and o != "--help"}
-    yield prefix, options
-
-
 def program_verbs(program: str, module: str) -> list[tuple[str, set[str]]]:
-    cli = importlib.import_module(module)
-    for factory in ("build_parser", "parser"):
-        if callable(getattr(cli, factory, None)):
-            return list(argparse_verbs(getattr(cli, factory)(), program))
-    app = getattr(cli, "app", None)
-    if app is None:
-        raise AssertionError(f"{module} has neither build_parser() nor a typer `app`")
-    typer_main = importlib.import_module("typer.main")
-    return list(click_verbs(typer_main.get_command(app), program))
+    parser = importlib.import_module(module).build_parser()
+    return list(argparse_verbs(parser, program))
 
 
 @pytest.mark.parametrize("setting", list(settings()))

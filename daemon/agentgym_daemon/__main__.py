@@ -1,4 +1,5 @@
 """`python -m agentgym_daemon`."""
+
 from __future__ import annotations
 
 import sys

@@ -208,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
         "temperature",
         "AGENTGYM_DAEMON_TEMPERATURE",
         _number(0, _INFINITY, above=True),
-        0.05,
+        0.1,
         "Temperature of sampling, in units of reliability.",
     ),
     Setting(

@@ -74,7 +74,7 @@ class AgentGym(LangChainFace):
                 return importlib.import_module(f"agentgym.integrations.{name}")
         raise UnsupportedError(
             f"expected a LangChain, AutoGen or CrewAI object, got {type(target)!r}; "
-            "docs/attaching.md lists what can be attached"
+            "docs/attaching/index.md lists what can be attached"
         )
 
     # ---- trajectories and rewards

@@ -186,16 +186,18 @@ class DaemonProcess:
         """Starts the process and waits until it answers."""
         with (self.home / "daemon.err").open("ab") as errors:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "agentgym_daemon", "serve"]
-                + ["--home", str(self.home), *self._flags],
+                [
+                    *(sys.executable, "-m", "agentgym_daemon", "serve"),
+                    *("--home", str(self.home), *self._flags),
+                ],
                 stderr=errors,
             )
         while True:
             try:
                 self.status()
             except DaemonError as error:
-                assert error.code == "UNAVAILABLE", error
-                assert self._popen.poll() is None, self.log
+                if error.code != "UNAVAILABLE" or self._popen.poll() is not None:
+                    raise AssertionError(f"the daemon did not start: {self.log}") from error
                 time.sleep(0.02)
             else:
                 return self
@@ -316,6 +318,23 @@ def make_gym() -> Iterator[Callable[..., AgentGym]]:
     yield make
     for gym in made:
         gym.close(5.0)
+
+
+@pytest.fixture(params=["no daemon", "disabled"])
+def idle_gym(
+    request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AgentGym]:
+    """A gym that can do nothing; afterwards it knows what became of all that it recorded."""
+    if request.param == "disabled":
+        monkeypatch.setenv("AGENTGYM_DISABLED", "1")
+    gym = AgentGym("alone", home=home)
+    yield gym
+    gym.close(1.0)
+    counters = gym.status()["counters"]
+    produced = counters.get("produced.spans", 0)
+    assert (produced == 0) == (request.param == "disabled")
+    assert counters.get("dropped.spans.closed", 0) == produced
+    assert gym.status()["errors"] == {}
 
 
 @pytest.fixture

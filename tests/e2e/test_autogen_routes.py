@@ -181,3 +181,17 @@ async def test_an_agent_below_another_is_decided_and_stored_in_one_trajectory(
     # The boss has no policy of its own; its steps say so.
     fallbacks = [d.fallback for d in stored.decisions]
     assert fallbacks == [common_pb2.FALLBACK_NO_POLICY, 0, 0, common_pb2.FALLBACK_NO_POLICY]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_without_a_daemon_bodies_and_answers_are_those_of_the_agent_without_us(
+    idle_gym: AgentGym, serve: Any, route: str
+) -> None:
+    plain, seen = serve(*SCRIPT, DONE), serve(*SCRIPT, DONE)
+
+    without = await run(ROUTES[route], None, plain)
+    instrumented = await run(ROUTES[route], idle_gym, seen)
+    idle_gym.reward(1.0)
+
+    assert instrumented == without
+    assert [r.body_bytes for r in seen.requests] == [r.body_bytes for r in plain.requests]

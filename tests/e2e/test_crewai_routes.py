@@ -203,12 +203,14 @@ def test_a_text_crew_is_shadowed_and_stored_whole(
     assert [list(d.called) for d in stored.decisions] == [["look_up"], ["look_up"], []]
 
 
-@pytest.mark.parametrize(
-    ("route", "build", "script"), [("crew", native, NATIVE), ("text", text, TEXT)]
-)
+ROUTES = {"crew": (native, NATIVE), "text": (text, TEXT)}
+
+
+@pytest.mark.parametrize("route", ROUTES)
 def test_in_shadow_the_bodies_are_those_of_the_crew_without_us(
-    daemon: Any, make_gym: Any, serve: Any, route: str, build: Any, script: Any
+    daemon: Any, make_gym: Any, serve: Any, route: str
 ) -> None:
+    build, script = ROUTES[route]
     plain, seen = serve(*script), serve(*script)
     gym = make_gym(daemon, f"shadowed-{route}", mode="shadow")
 
@@ -218,3 +220,17 @@ def test_in_shadow_the_bodies_are_those_of_the_crew_without_us(
     assert [r.body_bytes for r in seen.requests] == [r.body_bytes for r in plain.requests]
     (stored,) = daemon.stored(gym)
     assert stored.check().arms()[0] == "force refund"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_without_a_daemon_bodies_and_answers_are_those_of_the_crew_without_us(
+    idle_gym: AgentGym, serve: Any, route: str
+) -> None:
+    build, script = ROUTES[route]
+    plain, seen = serve(*script), serve(*script)
+
+    answers = kick_off(None, build(plain)), kick_off(idle_gym, build(seen))
+    idle_gym.reward(1.0)
+
+    assert answers == ("Done.", "Done.")
+    assert [r.body_bytes for r in seen.requests] == [r.body_bytes for r in plain.requests]

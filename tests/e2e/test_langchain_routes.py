@@ -246,3 +246,17 @@ def test_in_shadow_the_bodies_are_those_of_the_agent_without_us(
     assert [r.body_bytes for r in seen.requests] == [r.body_bytes for r in plain.requests]
     (stored,) = daemon.stored(gym)
     assert stored.check().arms()[0] == "force refund"
+
+
+@pytest.mark.parametrize("route", ALL)
+def test_without_a_daemon_bodies_and_answers_are_those_of_the_agent_without_us(
+    idle_gym: AgentGym, serve: Any, route: str
+) -> None:
+    build, script = ALL[route]
+    plain, seen = serve(*script), serve(*script)
+
+    answers = ask(build(None, model(plain))), ask(build(idle_gym, model(seen)))
+    idle_gym.reward(1.0)
+
+    assert answers == ("Done.", "Done.")
+    assert [r.body_bytes for r in seen.requests] == [r.body_bytes for r in plain.requests]

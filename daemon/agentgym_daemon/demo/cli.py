@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,12 @@ from agentgym_daemon.scenarios.support_desk.agents.base import FRAMEWORKS
 
 EPISODES = 2400
 RETRAIN = 100
+_PACKAGES = {
+    "langchain": ("langchain", "langchain_openai"),
+    "autogen": ("autogen_agentchat", "autogen_ext", "openai"),
+    "crewai": ("crewai",),
+}
+"""What a framework's agent imports, beside what the daemon needs."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def missing_packages(
+    frameworks: Sequence[str], *, find: Callable[[str], object] = importlib.util.find_spec
+) -> list[str]:
+    """Packages that the demo needs and this environment lacks; imports nothing."""
+    wanted = [name for framework in frameworks for name in _PACKAGES[framework]]
+    return [name for name in (*wanted, "matplotlib") if find(name) is None]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; the last line of stdout is one JSON object."""
     arguments = build_parser().parse_args(argv)
@@ -61,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = set(frameworks) - set(FRAMEWORKS)
     if unknown:
         sys.stderr.write(f"unknown framework {unknown.pop()!r}; expected some of {FRAMEWORKS}\n")
+        return 2
+    if missing := missing_packages(frameworks):
+        sys.stderr.write(
+            f"agentgym-daemon demo: not installed: {', '.join(missing)}; "
+            "run: pip install 'agentgym[demo]' (in a clone: make demo)\n"
+        )
         return 2
     # A short path: the daemon's socket lives in it.
     home = Path(tempfile.mkdtemp(prefix="agentgym-demo-"))

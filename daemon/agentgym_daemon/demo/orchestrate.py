@@ -27,6 +27,8 @@ from agentgym_daemon.scenarios.support_desk.agents.base import FRAMEWORKS
 from agentgym_daemon.scenarios.support_desk.tools import TOOLS
 
 CONTROL_SHARE = 0.15
+STUB_RELIABILITY = 2 / 3
+"""Share of tool calls that the stub model gets right by itself."""
 CHUNK = 8
 """Requests handed to a worker at a time; fast frameworks come back sooner and serve more."""
 STALL_S = 120.0
@@ -115,7 +117,7 @@ def _model(demo: Demo) -> Iterator[str | None]:
     texts = (*requests.train(), *requests.unseen())
     knowledge: dict[str, tuple[tuple[str, ...], ...]] = {}
     for part in (requests.train(), requests.unseen()):
-        knowledge |= make_preferences(part, TOOLS, seed=options.seed)
+        knowledge |= make_preferences(part, TOOLS, seed=options.seed, reliability=STUB_RELIABILITY)
     assert len(knowledge) == len(texts)
     path = options.home / "model.json"
     path.write_text(json.dumps(knowledge))

@@ -175,6 +175,8 @@ class Trainer:
         self._start()
         while (item := self._jobs.get()) is not None:
             job, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
             if self._closing.is_set():
                 future.set_result(TrainResult(job, "the trainer is closed"))
                 continue

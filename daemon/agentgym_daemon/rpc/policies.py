@@ -105,9 +105,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     def _update(self, request: policy_pb2.SubscribeRequest) -> policy_pb2.PolicyUpdate:
         update = policy_pb2.PolicyUpdate()
         update.CopyFrom(self._handshake)
+        # Also versions whose files were changed since: nobody can load them any more, but agents
+        # that verified one before keep it.
         update.live.extend(
             version
-            for version in self._registry.live(request.agent)
+            for version in self._registry.book.live(request.agent)
             if not request.feature_schemas
             or version.scope.feature_schema in request.feature_schemas
         )

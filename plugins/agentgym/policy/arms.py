@@ -26,7 +26,7 @@ MAX_SHOW_ARMS = 8
 class Exploration:
     """How a distribution is made from scores."""
 
-    temperature: float = 0.05
+    temperature: float = 0.1
     floor: float = 0.02
     defer_floor: float = LEAST_DEFER
     top_k: int = 5

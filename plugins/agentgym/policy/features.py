@@ -22,11 +22,12 @@ DIM = 4096
 _MAX_CHARS = 8192  # a longer task adds nothing to the choice of a tool, only time
 _MAX_CACHED_WORDS = 50_000
 _WORD = re.compile(r"[a-z0-9']+")
+_DIGIT = re.compile(r"\d")
 _WORD_WEIGHT, _PAIR_WEIGHT, _CHAR_WEIGHT, _STOP_WEIGHT = 1.0, 0.7, 0.4, 0.25
 _STOP_WORDS = frozenset(
-    """a an and are as at be been but by can could do does did for from had has have he her hi him
+    """a an are as at be been but by can could do does did for from had has have he her hi him
     his hello hey how i if in into is it its just me my of on or our please she so some that the
-    their them then there these they this to up us was we were what when which will with would you
+    their them there these they this to up us was we were what when which will with would you
     your i'm it's i'd i've don't thanks thank""".split()  # noqa: SIM905 - a list reads worse
 )
 
@@ -60,7 +61,8 @@ class TextHasher:
     def __call__(self, text: str) -> SparseVector:
         """The unit-length feature vector of a text; an empty text gives an empty vector."""
         weights: dict[int, float] = defaultdict(float)
-        words = _WORD.findall(text[:_MAX_CHARS].lower())
+        # An order number says that there is one, not which tool to take: every digit reads as 0.
+        words = _WORD.findall(_DIGIT.sub("0", text[:_MAX_CHARS].lower()))
         for word in words:
             for bucket, weight in self._word(word):
                 weights[bucket] += weight

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections import deque
@@ -353,11 +354,14 @@ def _end_signals() -> Iterator[socket.socket]:
 
 
 def _wait_for_end(ended: socket.socket) -> None:
-    """Return at a signal or when stdin closes, so that no orphan outlives its parent."""
-    stdin = sys.stdin.fileno()
+    """Return at a signal, or when a parent's pipe closes, so that no orphan outlives it."""
+    watched: list[socket.socket | int] = [ended]
+    # Only a pipe speaks of a parent: a shell's `&` gives its terminal or /dev/null.
+    if sys.stdin is not None and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        watched.append(sys.stdin.fileno())
     while True:
-        readable, _, _ = select.select([ended, stdin], [], [])
-        if ended in readable or not os.read(stdin, 4096):
+        readable, _, _ = select.select(watched, [], [])
+        if ended in readable or not os.read(sys.stdin.fileno(), 4096):
             return
 
 

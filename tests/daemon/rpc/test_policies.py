@@ -14,6 +14,7 @@ from agentgym.policy.snapshot import digest, parse
 from agentgym.proto.v1 import artifact_pb2, common_pb2, policy_pb2
 from agentgym_daemon.app import version
 from agentgym_daemon.lock import read_feature_key
+from agentgym_daemon.policies.book import Book
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.rpc.policies import PolicyService
 
@@ -108,8 +109,7 @@ async def test_a_subscriber_hears_only_of_its_own_agent_and_schema(
 
 async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
     class Quiet:
-        def live(self, agent: str) -> list[policy_pb2.PolicyVersion]:
-            return []
+        book = Book()
 
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]

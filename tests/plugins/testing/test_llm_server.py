@@ -582,6 +582,25 @@ class TestProcess:
 
         assert (process.returncode, err) == (0, b"")
 
+    def test_it_serves_on_without_a_pipe_as_behind_a_shells_ampersand(self) -> None:
+        brain = ["--brain", "agentgym.testing:EchoToolBrain"]
+        with subprocess.Popen(
+            self.command(*brain),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(PLUGINS)},
+        ) as running:
+            try:
+                address = self.first_line(running)["base_url"].split("/")[2]
+                connection = http.client.HTTPConnection(address, timeout=10)
+                connection.request("GET", "/v1/models")
+                assert connection.getresponse().status == 200
+                connection.close()
+            finally:
+                running.terminate()
+
+        assert running.returncode == 0
+
     def test_a_brain_without_a_factory_is_refused(self) -> None:
         from agentgym.testing.llm_server import main
 

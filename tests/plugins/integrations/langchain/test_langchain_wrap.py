@@ -293,7 +293,9 @@ def test_a_tool_that_does_not_exist_is_a_failed_call(
     executor(gym.wrap(llm), tools).invoke({"input": "go"})
 
     failed = [span for span in check_tree(gym) if span.error]
-    assert [span.error for span in failed] == ["invalid_tool"]
+    assert [(span.name, span.error) for span in failed] == [
+        ("execute_tool teleport", "invalid_tool")
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
