@@ -18,7 +18,7 @@ from agentgym_daemon.demo.orchestrate import Demo, Options, run
 from agentgym_daemon.demo.processes import DemoError
 from agentgym_daemon.scenarios.support_desk.agents.base import FRAMEWORKS
 
-EPISODES = 2400
+EPISODES = 3000
 RETRAIN = 100
 _PACKAGES = {
     "langchain": ("langchain", "langchain_openai"),

@@ -266,6 +266,8 @@ def _settle(demo: Demo) -> None:
     while time.monotonic() < deadline:
         _ask_workers(demo)
         status = _status(demo)
+        if status is not None and status.trainer.startswith("failed"):
+            raise DemoError(f"the trainer {status.trainer}; see daemon.log and trainer.log")
         if status is not None and status.trainer == "idle" and _all_applied(demo, status):
             return
         demo.changed()

@@ -158,13 +158,15 @@ def test_closing_ends_a_running_training_and_fails_waiting_ones(tmp_path: Path) 
         f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n"
     )
     trainer = python(tmp_path, code, timeout_s=100.0)
-    futures = [trainer.train(job(tmp_path)) for _ in range(2)]
+    futures = [trainer.train(job(tmp_path)) for _ in range(3)]
     while not started.exists():
         pass
+    assert futures.pop().cancel()  # nobody waits for the last one any more
 
     trainer.close()
 
     assert [future.result(1).ok for future in futures] == [False, False]
+    assert trainer.status == "closed"
 
 
 def test_the_supervisor_imports_no_torch() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from crewai import LLM, Agent, Crew, Task
 from crewai.tools import BaseTool
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from agentgym_daemon.scenarios.support_desk.agents.base import (
     CATALOGUE,
@@ -58,6 +59,21 @@ class CrewAIAgent:
         """Nothing stays open."""
 
 
+class _Arguments(BaseModel):
+    """Arguments of a tool; CrewAI asks for the schema of every tool several times per kickoff."""
+
+    @classmethod
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """The schema, made once per way of asking."""
+        key = (cls, arguments, tuple(sorted(options.items(), key=str)))
+        if key not in _SCHEMAS:
+            _SCHEMAS[key] = super().model_json_schema(*arguments, **options)
+        return copy.deepcopy(_SCHEMAS[key])
+
+
+_SCHEMAS: dict[Any, dict[str, Any]] = {}
+
+
 def _tool(tool: DeskTool, desk: Desk) -> BaseTool:
     fields: dict[str, Any] = {
         name: (str, Field(description=text)) for name, text in tool.parameters.items()
@@ -70,6 +86,6 @@ def _tool(tool: DeskTool, desk: Desk) -> BaseTool:
     return _DeskTool(
         name=tool.name,
         description=tool.description,
-        args_schema=create_model(tool.name, **fields),
+        args_schema=create_model(tool.name, __base__=_Arguments, **fields),
         max_usage_count=None,
     )
