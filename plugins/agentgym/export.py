@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH_ITEMS = 512
-GATHER_S = 0.05
+GATHER_S = 0.2
 """How long the sender lets items gather before it sends them."""
 _CONNECT_WAIT_S = 0.1
 _BACKOFF_S = (0.1, 5.0)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -98,12 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit=arguments.limit,
     )
     demo = Demo(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process is left behind
     try:
         with display.shown(demo):
             run(demo)
     except DemoError as error:
         sys.stderr.write(f"agentgym-daemon demo: {error}\nlogs are kept in {home}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("agentgym-daemon demo: interrupted\n")
+        return 130
     result = report.results(demo)
     paths = chart.draw(demo.tally, arguments.out)
     console = Console()

@@ -180,7 +180,9 @@ def _start_daemon(demo: Demo) -> Process:
     arguments = ["-m", "agentgym_daemon", "serve", "--seed", str(options.seed)]
     arguments += ["--control-share", str(CONTROL_SHARE)]
     arguments += ["--retrain-trajectories", str(options.retrain)]
-    process = Process("daemon", arguments, environ=demo.environ, log=options.home / "daemon.log")
+    # The demo's agents never wait for a network: they would starve a polite trainer.
+    environ = demo.environ | {"AGENTGYM_DAEMON_TRAINER_NICE": "0"}
+    process = Process("daemon", arguments, environ=environ, log=options.home / "daemon.log")
     deadline = time.monotonic() + START_S
     while _status(demo) is None:
         if not process.alive:
