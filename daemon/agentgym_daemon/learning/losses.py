@@ -52,6 +52,16 @@ def defer_loss(alone: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (loss * weight).sum()
 
 
+def stop_loss(log_respond_N: Tensor, responded_N: Tensor, weight_N: Tensor) -> Tensor:
+    """-log p of whether an agent left alone answered or went on, summed.
+
+    A prior on RESPOND: agents mistake one tool for another more often than they mistake what is
+    done for what is not. Without it a wrong second call reads as if no second call was needed.
+    """
+    went_on = torch.log1p(-log_respond_N.exp().clamp(max=1.0 - 1e-9))
+    return -(weight_N * torch.where(responded_N, log_respond_N, went_on)).sum()
+
+
 def ppo_loss(ratio: Tensor, advantage: Tensor, weight: Tensor, *, clip: float) -> Tensor:
     """-sum w min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO, arXiv 1707.06347, Eq. 7).
 

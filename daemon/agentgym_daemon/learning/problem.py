@@ -147,4 +147,10 @@ class Problem:
             torch.where(wrong, 0.0, torch.from_numpy(target)),
             labelled.to(torch.float64),
         )
-        return outcome + errors + defer - log_quiet[~wrong].sum()
+        stop = losses.stop_loss(
+            estimates.log_right[:, -1],
+            self._action[row, -1] > 0,
+            self._alone[row].to(torch.float64),
+        )
+        replay = outcome + errors + defer - log_quiet[~wrong].sum()
+        return replay + self._settings.stop_weight * stop

@@ -19,6 +19,7 @@ class LearningSettings:
     false_error: float = 0.02  # P(a visible error is no sign of a wrong tool)
     unscored_right: float = 0.65  # P(right) of a step that the policy cannot score
     quiet_evidence: float = 1.0  # how far the absence of a visible error counts; 0 = not at all
+    stop_weight: float = 1.0  # how far an agent's own stopping says that a task is done
     # optimiser
     rounds: int = 60  # gradient steps of one training
     batch: int = 512  # trajectories of one gradient step

@@ -148,3 +148,17 @@ def test_the_visible_share_counts_errors_among_spoilt_runs() -> None:
 
     assert credit.visible_share(runs) == pytest.approx(60 / 105)
     assert credit.visible_share([]) == 0
+
+
+def test_an_agent_that_goes_on_speaks_against_respond_and_one_that_stops_for_it() -> None:
+    log_respond = torch.tensor([0.2, 0.2, 0.2]).log().requires_grad_()
+    responded, weight = torch.tensor([True, False, True]), torch.tensor([1.0, 1.0, 0.0])
+
+    loss = losses.stop_loss(log_respond, responded, weight)
+    loss.backward()
+
+    assert float(loss.detach()) == pytest.approx(-np.log(0.2) - np.log(0.8))
+    assert log_respond.grad is not None
+    stopping, going_on, decided = log_respond.grad.tolist()
+    assert stopping < 0 < going_on
+    assert decided == 0.0
