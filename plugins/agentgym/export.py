@@ -32,6 +32,7 @@ GATHER_S = 0.2
 """How long the sender lets items gather before it sends them."""
 _CONNECT_WAIT_S = 0.1
 _BACKOFF_S = (0.1, 5.0)
+_jitter = random.Random()  # of our own: the host may have seeded the global one
 _FLUSH_SHARE = 0.6  # of the time to close; the rest is for the thread to end
 
 _senders: weakref.WeakSet[Sender] = weakref.WeakSet()
@@ -147,7 +148,7 @@ class Sender:
             if self._send(transport):
                 delay = _BACKOFF_S[0]
             else:
-                self._stop.wait(delay * random.uniform(0.5, 1.0))
+                self._stop.wait(delay * _jitter.uniform(0.5, 1.0))
                 delay = min(2 * delay, _BACKOFF_S[1])
 
     def _half_empty(self) -> bool:

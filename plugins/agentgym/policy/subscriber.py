@@ -30,6 +30,7 @@ from agentgym.version import VERSION
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S = (0.1, 2.0)
+_jitter = random.Random()  # of our own: the host may have seeded the global one
 _OPERATOR_BACKOFF_S = 5.0
 _OPERATOR = frozenset(
     ("FAILED_PRECONDITION", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
@@ -98,7 +99,7 @@ class Subscriber:
             if self.connected.is_set():
                 self.connected.clear()
                 self.live.follow(False)
-            stop.wait(delay * random.uniform(0.5, 1.0))
+            stop.wait(delay * _jitter.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_S[1])
 
     def _request(self) -> policy_pb2.SubscribeRequest:
