@@ -84,6 +84,13 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return value
+
+
 def _features(text: str) -> str:
     if text not in ("on", "off"):
         raise ValueError("expected 'on' or 'off'")
@@ -171,6 +178,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Give text agents a hint in their prompt; they take no forced tool.",
     ),
     Setting(
+        "max_forced",
+        "AGENTGYM_MAX_FORCED",
+        _at_least_one,
+        10,
+        "Forced steps per agent run, after which the agent is left alone.",
+    ),
+    Setting(
         "features",
         "AGENTGYM_FEATURES",
         _features,
@@ -230,6 +244,7 @@ class Config:
     protected: tuple[str, ...]
     block_hidden: bool
     hint_text: bool
+    max_forced: int
     features: str
     capture_content: bool
     stale_after_s: float | None

@@ -160,6 +160,10 @@ class Recorder:
         if vector is None:
             turn.fallback = Fallback.ERROR
             return
+        if run.forced >= self.config.max_forced:
+            # A policy that never lets the model answer must not keep the host's agent busy.
+            turn.fallback = Fallback.PROTECTED
+            return
         showing = turn.mode is Mode.ADVISE and force != "hint"
         kind = ArmKind.SHOW if showing else ArmKind.FORCE
         decision = self._draw(policies, turn, vector, kind)
@@ -263,6 +267,7 @@ def _apply(turn: Turn, decision: Decision, force: str) -> None:
             turn.hint = tool
             return
         turn.forced = tool
+        turn.run.forced += 1
         if force == "soft":
             turn.shown = arm.tools
 

@@ -216,6 +216,7 @@ class Run(Node):
         self.task = task
         self.applies = applies
         self.history: list[PastCall] = []
+        self.forced = 0
         self.last_turn: Turn | None = None
         self._offered: dict[str, bytes] = {}
         self._turn_of_call: dict[str, Turn] = {}

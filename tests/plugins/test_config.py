@@ -48,6 +48,7 @@ def test_every_setting_can_come_from_the_environment(setting: Any) -> None:
         "seed": "3",
         "block_hidden": "1",
         "hint_text": "true",
+        "max_forced": "4",
         "capture_content": "on",
     }
     text = samples.get(setting.name, "/text")

@@ -338,6 +338,17 @@ def test_the_kill_switch_stops_open_trajectories_too(
     assert untouched(turn)
 
 
+def test_a_run_is_left_alone_after_its_share_of_forced_steps(tools: tuple[Tool, ...]) -> None:
+    gym = RecordingGym(explore=False, max_forced=2)
+    gym.force(tools, tools[1].name, "agent")
+    run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+
+    turns = [run.turn(tools) for _ in range(4)]
+
+    assert [turn.forced is not None for turn in turns] == [True, True, False, False]
+    assert [turn.fallback for turn in turns[2:]] == [Fallback.PROTECTED] * 2
+
+
 def test_a_step_with_only_protected_tools_falls_back(
     policies: Callable[..., PolicySet], tools: tuple[Tool, ...]
 ) -> None:
