@@ -88,7 +88,7 @@ def check_unmixed(daemon: Any, gym: AgentGym, answers: list[str]) -> None:
 
 
 def test_32_runs_in_threads_do_not_mix(daemon: Any, make_gym: Any, serve: Any) -> None:
-    gym = make_gym(daemon, "threads", capture_content="true")
+    gym = make_gym(daemon, "threads", explore=False, capture_content="true")
     agent = create_agent(model(serve(brain=EchoToolBrain())), DESK, middleware=[gym])
 
     def run(number: int) -> str:
@@ -103,7 +103,7 @@ def test_32_runs_in_threads_do_not_mix(daemon: Any, make_gym: Any, serve: Any) -
 
 
 async def test_32_runs_in_one_event_loop_do_not_mix(daemon: Any, make_gym: Any, serve: Any) -> None:
-    gym = make_gym(daemon, "tasks", capture_content="true")
+    gym = make_gym(daemon, "tasks", explore=False, capture_content="true")
     agent = create_agent(model(serve(brain=EchoToolBrain())), DESK, middleware=[gym])
 
     async def run(number: int) -> str:

@@ -74,10 +74,10 @@ class RecordingSink:
 
 
 class RecordingGym(AgentGym):
-    """An `AgentGym` whose sender is a `RecordingSink`; use `force` and `leave` to script it."""
+    """An `AgentGym` whose sender is a `RecordingSink`; use `force` to script it."""
 
     def __init__(self, agent: str = "agent", **settings: Any) -> None:
-        super().__init__(agent, **settings)
+        super().__init__(agent, **{"seed": 1, **settings})  # the same draws in every run
         self.guard.strict = True
         self.sink = RecordingSink()
         self.recorder.sink = self.sink
