@@ -58,7 +58,6 @@ class Demo:
     tally: Tally = field(default_factory=Tally)
     phase: str = "starting"
     planned: int = 0
-    restarts: int = 0
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
     daemon_spans: int = 0
@@ -182,7 +181,8 @@ def _start_daemon(demo: Demo) -> Process:
     arguments += ["--retrain-trajectories", str(options.retrain)]
     # The demo's agents never wait for a network: they would starve a polite trainer.
     environ = demo.environ | {"AGENTGYM_DAEMON_TRAINER_NICE": "0"}
-    process = Process("daemon", arguments, environ=environ, log=options.home / "daemon.log")
+    log = options.home / "daemon.log"
+    process = Process("daemon", arguments, environ=environ, log=log, ends_with_stdin=False)
     deadline = time.monotonic() + START_S
     while _status(demo) is None:
         if not process.alive:
@@ -257,7 +257,7 @@ def _crash(demo: Demo) -> None:
     """Kills the daemon in mid-work and starts it again; the agents go on meanwhile."""
     assert demo.daemon is not None
     demo.daemon.kill()
-    demo.restarts += 1
+    demo.daemon.stop()
     demo.daemon = _start_daemon(demo)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -40,8 +41,10 @@ class Process:
         environ: Mapping[str, str],
         log: Path,
         inbox: queue.Queue[tuple[str, dict[str, Any]]] | None = None,
+        ends_with_stdin: bool = True,
     ) -> None:
         self.name = name
+        self._ends_with_stdin = ends_with_stdin
         self._log: IO[bytes] = log.open("ab")
         self._log_path = log
         self._process = subprocess.Popen(
@@ -49,11 +52,12 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **QUIET, "CREWAI_STORAGE_DIR": str(log.parent / name), **environ},
+            env=_environment(environ, storage=log.parent / name),
             text=True,
         )
         self.inbox = inbox if inbox is not None else queue.Queue()
-        threading.Thread(target=self._read, name=f"demo-{name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"demo-{name}", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -89,22 +93,33 @@ class Process:
         self._process.wait()
 
     def stop(self, timeout_s: float = 15.0) -> None:
-        """Closes stdin, asks with SIGTERM, and in the end insists."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+        """Closes stdin, asks with SIGTERM, and in the end insists; idempotent."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
                 self._process.stdin.close()
-            except OSError:
-                self._process.kill()
-        try:
-            self._process.wait(timeout_s if self.name not in ("daemon", "model") else 0.01)
-        except subprocess.TimeoutExpired:
+        if not (self._ends_with_stdin and self._ended(timeout_s)):
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
+            if not self._ended(timeout_s):
                 self._process.kill()
                 self._process.wait()
+        self._reader.join(timeout_s)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._log.close()
+
+    def _ended(self, timeout_s: float) -> bool:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def _environment(extra: Mapping[str, str], *, storage: Path) -> dict[str, str]:
+    """The user's environment without settings of AgentGym, which are not meant for the demo."""
+    host = {k: v for k, v in os.environ.items() if not k.startswith("AGENTGYM_")}
+    direct = ",".join(filter(None, (host.get("NO_PROXY", ""), "127.0.0.1", "localhost")))
+    return {**host, **QUIET, "NO_PROXY": direct, "CREWAI_STORAGE_DIR": str(storage), **extra}
 
 
 def wait_for(process: Process, key: str, timeout_s: float = START_S) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from agentgym_daemon.scenarios.support_desk.desk import Desk
 from agentgym_daemon.scenarios.support_desk.tools import TOOLS, DeskTool
@@ -12,6 +13,8 @@ from agentgym_daemon.scenarios.support_desk.tools import TOOLS, DeskTool
 if TYPE_CHECKING:
     from agentgym import AgentGym
 
+FRAMEWORKS = ("langchain", "autogen", "crewai")
+CATALOGUE = TOOLS
 INSTRUCTIONS = (
     "You are the support desk of an online shop. Use the tools to do what the customer asks for, "
     "then answer in one sentence."
@@ -45,9 +48,6 @@ def typed_function(tool: DeskTool, desk: Desk) -> Callable[..., str]:
     def execute(**arguments: str) -> str:
         return desk.execute(tool.name, arguments)
 
-    import inspect
-    from typing import Annotated
-
     parameters = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, description]
@@ -79,7 +79,3 @@ def build(framework: str, endpoint: ModelEndpoint, desk: Desk, gym: AgentGym | N
 
             return CrewAIAgent(endpoint, desk, gym)
     raise ValueError(f"expected langchain, autogen or crewai, got {framework!r}")
-
-
-FRAMEWORKS = ("langchain", "autogen", "crewai")
-CATALOGUE = TOOLS
