@@ -11,13 +11,19 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq --no-input
+PIP := -m pip --disable-pip-version-check -qq --no-input
+
+# Agent Lightning 0.3 needs Python 3.11 and an environment of its own (docs/adr/0001).
+LIGHTNING_PYTHON ?= $(shell python3.11 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo python3.11)
+LIGHTNING := .venv-lightning
+LIGHTNING_BIN := $(LIGHTNING)/bin
+LIGHTNING_STAMP := $(LIGHTNING)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint proto docs bench clean
+.PHONY: help setup setup-lightning demo test test-lightning lint proto docs bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(STAMP)  ## create .venv with everything but Agent Lightning (once)
 
@@ -25,16 +31,32 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "AgentGym needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV): two to three minutes and 2 GB the first time"
-	@$(PIP) install --root-user-action=ignore --constraint constraints.txt --editable '.[all,demo,dev]'
+	@$(BIN)/python $(PIP) install --root-user-action=ignore --constraint constraints.txt --editable '.[all,demo,dev]'
+	@touch $@
+
+setup-lightning: $(LIGHTNING_STAMP)  ## create .venv-lightning with the second engine (once, needs python3.11)
+
+$(LIGHTNING_STAMP): pyproject.toml constraints-lightning.txt
+	@test -n "$(LIGHTNING_PYTHON)" || { echo "Agent Lightning 0.3 needs Python 3.11; set LIGHTNING_PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(LIGHTNING_BIN)/python || { echo "creating $(LIGHTNING) with $(LIGHTNING_PYTHON)"; $(LIGHTNING_PYTHON) -m venv $(LIGHTNING); }
+	@echo "installing into $(LIGHTNING): two minutes and 2 GB the first time"
+	@$(LIGHTNING_BIN)/python $(PIP) install --root-user-action=ignore --constraint constraints-lightning.txt \
+		--editable '.[daemon,lightning]' pytest pytest-asyncio pytest-cov pytest-timeout
 	@touch $@
 
 demo: $(STAMP)  ## three agents learn to choose tools, in under two minutes (DEMO_ARGS=...)
 	@$(BIN)/agentgym-daemon demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## all tests, with the coverage floor (WORKERS=2 TEST_ARGS=...)
+test: $(STAMP)  ## all tests, both environments, with the coverage floor (WORKERS=2 TEST_ARGS=...)
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
 		--cov --cov-config=pyproject.toml --cov-report=term $(TEST_ARGS)
+	@if test -n "$(LIGHTNING_PYTHON)"; then $(MAKE) --no-print-directory test-lightning; \
+	else echo "skipped: tests/lightning needs python3.11, which Agent Lightning 0.3 is for (docs/agent-lightning.md)"; fi
+
+test-lightning: $(LIGHTNING_STAMP)  ## the second engine's suite, in its own environment
+	@$(LIGHTNING_BIN)/python -m pytest -q -p no:cacheprovider tests/lightning \
+		--cov --cov-config=tests/lightning/coverage.ini --cov-report=term
 
 lint: $(STAMP)  ## format, lint, types, import arrows, docs
 	@$(BIN)/ruff format --check --quiet .
@@ -53,6 +75,6 @@ docs: $(STAMP)  ## serve the documentation on localhost
 bench: $(STAMP)  ## measure (BENCH=NAME BENCH_ARGS='--json FILE'); without a name, list them
 	@$(BIN)/agentgym-daemon bench $(BENCH) $(BENCH_ARGS)
 
-clean:  ## remove what the other targets made, .venv too
-	@rm -rf $(VENV) build dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove what the other targets made, the environments too
+	@rm -rf $(VENV) $(LIGHTNING) build dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

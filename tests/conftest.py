@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import string
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,37 @@ def home() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="ag-", dir="/tmp"))  # mkdtemp makes it 0700
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[..., bytes]:
+    """Files of tiny random encoders: one layer, words spelled letter by letter, 20 numbers."""
+    import numpy as np
+
+    from agentgym.policy.encoder.artefact import EncoderConfig, dump, optional, shapes
+
+    vocab = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "refund", "order", *string.ascii_lowercase,
+             *(f"##{letter}" for letter in string.ascii_lowercase))  # fmt: skip
+
+    def make(seed: int = 0, output: int = 20) -> bytes:
+        config = EncoderConfig(
+            name="tiny",
+            layers=1,
+            width=16,
+            heads=2,
+            embedding=8,
+            intermediate=24,
+            output=output,
+            max_tokens=32,
+            layer_norm_eps=1e-12,
+            made_from="random numbers",
+        )
+        rng = np.random.default_rng(seed)
+        tensors = {
+            name: (rng.normal(0, shape[-1] ** -0.5, shape) + ("norm" in name)).astype(np.float32)
+            for name, shape in shapes(config, len(vocab)).items()
+            if name not in optional(config)
+        }
+        return dump(config, vocab, tensors)
+
+    return make

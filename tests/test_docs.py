@@ -19,6 +19,7 @@ PROGRAMS = {
     "agentgym-daemon": "agentgym_daemon.cli",
     "agentgym-daemon demo": "agentgym_daemon.demo.cli",
     "agentgym-daemon bench": "agentgym_daemon.bench.cli",
+    "agentgym-daemon import": "agentgym_daemon.importing.cli",
 }
 
 

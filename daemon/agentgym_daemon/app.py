@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from agentgym import semconv
+from agentgym.policy.features import TextHasher
 from agentgym.proto.v1 import (
     admin_pb2_grpc,
     artifact_pb2_grpc,
@@ -28,10 +29,11 @@ from agentgym.proto.v1 import (
 )
 from agentgym_daemon.clock import Clock, SystemClock
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.encoders.choice import Choice, choose
 from agentgym_daemon.errors import StorageError
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
-from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult
+from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
 from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.hub import Hub
@@ -53,6 +55,7 @@ from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
 from agentgym_daemon.store.applier import Applier
 from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.database import DATABASE_NAME, Store
+from agentgym_daemon.watching import ToolWatch
 
 DRAIN_S = 5.0
 _GRACE_S = 1.0
@@ -77,6 +80,7 @@ def make_trainer(config: DaemonConfig) -> Trainer:
         timeout_s=config.trainer_timeout_s,
         memory_bytes=config.trainer_memory_bytes,
         nice=config.trainer_nice,
+        command=command_of(config.engine, config.engine_python),
     )
 
 
@@ -97,6 +101,8 @@ class Daemon:
         self._trainer_factory = trainer_factory
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
+        self._to_watch = asyncio.Event()
+        self._ended: list[AppliedBatch] = []
         self._closing = AsyncExitStack()
         self._threads = ThreadPoolExecutor(thread_name_prefix="agentgym")
         self._hub = Hub()
@@ -131,6 +137,7 @@ class Daemon:
         lock.acquire()
         self._closing.callback(lock.release)
         tokens, feature_key = Tokens(config.home), read_feature_key(config.home)
+        encoder = choose(config.encoder, config.home, config.encoder_dir)
         began = self._clock.monotonic()
 
         # First what may be refused: the rest takes time.
@@ -150,7 +157,9 @@ class Daemon:
         trainer = self._trainer_factory(config)
         self._closing.push_async_callback(asyncio.to_thread, trainer.close)
         lookup = StoreLookup(self._store)
-        self._watch(lookup, trainer, feature_key)
+        self._tools = ToolWatch(self._store, feature_schema=encoder.schema)
+        await asyncio.to_thread(self._tools.load)
+        self._watch(lookup, trainer, feature_key, encoder)
 
         vitals = Vitals(
             version=version(),
@@ -161,7 +170,7 @@ class Daemon:
             listeners=lambda: self.listeners,
             counts=self._counts,
         )
-        policies = self._register(self._server, lookup, feature_key, vitals)
+        policies = self._register(self._server, lookup, feature_key, encoder, vitals)
         self._closing.push_async_callback(self._server.stop, _GRACE_S)
         self._closing.callback(policies.stop)
         self._closing.callback(self._tails.stop)
@@ -200,7 +209,9 @@ class Daemon:
             _logger.warning("the rest of the log is applied at the next start")
         self._applier.close()
 
-    def _watch(self, lookup: StoreLookup, trainer: Trainer, feature_key: bytes) -> None:
+    def _watch(
+        self, lookup: StoreLookup, trainer: Trainer, feature_key: bytes, encoder: Choice
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def applied(batch: AppliedBatch) -> None:
@@ -228,11 +239,13 @@ class Daemon:
             train=train,
             append=self._journal.append,
             feature_key=feature_key,
+            encoder=encoder,
             clock=self._clock,
         )
         retraining.clean()
         self._spawn(self._keep_house(housekeeping))
         self._spawn(self._keep_training(retraining))
+        self._spawn(self._keep_watch())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -248,6 +261,8 @@ class Daemon:
         if batch.closed:
             self._tails.publish(batch.closed)
         if batch.rewarded or batch.closed:
+            self._ended.append(batch)
+            self._to_watch.set()
             self._rewarded.set()
 
     async def _keep_house(self, housekeeping: Housekeeping) -> None:
@@ -270,6 +285,19 @@ class Daemon:
             await self._supervised(retraining.run_due)
             await asyncio.sleep(_TRAINING_PAUSE_S)
 
+    async def _keep_watch(self) -> None:
+        while True:
+            await self._to_watch.wait()
+            self._to_watch.clear()
+            batches, self._ended = self._ended, []
+
+            async def look(batches: list[AppliedBatch] = batches) -> None:
+                for batch in batches:
+                    for agent in await asyncio.to_thread(self._tools.take, batch):
+                        self._hub.ring(agent)
+
+            await self._supervised(look)
+
     @property
     def _training_tick_s(self) -> float:
         return min(30.0, self.config.retrain_minutes * 60.0)
@@ -289,7 +317,12 @@ class Daemon:
         self._counts[name] += times
 
     def _register(
-        self, rpc: RpcServer, lookup: StoreLookup, feature_key: bytes, vitals: Vitals
+        self,
+        rpc: RpcServer,
+        lookup: StoreLookup,
+        feature_key: bytes,
+        encoder: Choice,
+        vitals: Vitals,
     ) -> PolicyService:
         server, journal, registry = rpc.server, self._journal, self._registry
         config = self.config
@@ -300,6 +333,9 @@ class Daemon:
             contract_version=semconv.CONTRACT_VERSION,
             daemon_version=vitals.version,
             feature_key=feature_key,
+            features=policy_pb2.FeatureSchema(
+                number=encoder.schema, encoder_sha256=encoder.sha256, encoder_size=encoder.size
+            ),
             steering=policy_pb2.Steering(
                 control_share=config.control_share,
                 temperature=config.temperature,
@@ -309,9 +345,12 @@ class Daemon:
                 stale_after_s=config.stale_after_s,
             ),
         )
-        policies = PolicyService(registry, self._hub, handshake=handshake)
+        policies = PolicyService(registry, self._hub, handshake=handshake, down=self._tools.down)
         trajectories = TrajectoryService(
-            self._store, registry, self._tails, feature_key=feature_key
+            self._store,
+            registry,
+            self._tails,
+            features=encoder.featuriser(TextHasher(feature_key)),
         )
         admin = AdminService(config, self._store, registry, self._hub, vitals)
         server.add_generic_rpc_handlers((TraceService(journal, self._count).handler(),))
@@ -325,7 +364,9 @@ class Daemon:
             RewardService(rewards, self._count), server
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
-        artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(registry), server)
+        artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
+            ArtifactService(registry, encoder), server
+        )
         trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         return policies

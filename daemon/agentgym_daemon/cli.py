@@ -24,6 +24,7 @@ NEEDS_EXTRA = frozenset(("duckdb", "torch", "psutil", "zstandard", "safetensors"
 GUESTS = {
     "demo": ("agentgym_daemon.demo.cli", "three agents learn to choose tools while they run"),
     "bench": ("agentgym_daemon.bench.cli", "measure, by name"),
+    "import": ("agentgym_daemon.importing.cli", "past traces of other tools as experience"),
 }
 """Verbs with a command line of their own: module with `main(argv) -> int`, and help."""
 

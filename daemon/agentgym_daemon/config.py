@@ -12,11 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from agentgym_daemon.encoders import SCHEMAS
 from agentgym_daemon.errors import ConfigError
 
 FILE_NAME = "daemon.toml"
 Aggregation = Literal["last", "mean", "min"]
 """How several rewards of a trajectory become one."""
+Engine = Literal["torch", "lightning"]
+"""What trains: this interpreter's torch, or Agent Lightning in one of its own (docs/adr/0001)."""
 _LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
@@ -43,12 +46,16 @@ class DaemonConfig:
     defer_floor: float
     top_k: int
     stale_after_s: int
+    encoder: str
+    encoder_dir: Path | None
     retrain_trajectories: int
     retrain_minutes: float
     default_reward: float | None
     default_reward_after_s: float
     reward_aggregation: Aggregation
     idle_ttl_s: float
+    engine: str
+    engine_python: Path | None
     trainer_timeout_s: float
     trainer_memory_bytes: int
     trainer_nice: int
@@ -78,7 +85,16 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
         raise ConfigError(
             f"floor + defer_floor: expected at most 1, got {config.floor} + {config.defer_floor}"
         )
+    if (config.engine == "lightning") != (config.engine_python is not None):
+        raise ConfigError(
+            f"engine and engine_python: expected both for lightning and neither for torch, got "
+            f"engine {config.engine!r} and engine_python {_or_none(config.engine_python)}"
+        )
     return config
+
+
+def _or_none(path: Path | None) -> str:
+    return "none" if path is None else repr(str(path))
 
 
 def _default_home(environ: Mapping[str, str]) -> Path:
@@ -168,6 +184,25 @@ def _aggregation(text: str) -> str:
     return text
 
 
+def _encoder(text: str) -> str:
+    if text not in SCHEMAS:
+        raise ValueError(f"expected one of {', '.join(SCHEMAS)}")
+    return text
+
+
+def _engine(text: str) -> str:
+    if text not in get_args(Engine):
+        raise ValueError(f"expected one of {', '.join(get_args(Engine))}")
+    return text
+
+
+def _program(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise ValueError("expected the path of a program, such as .venv-lightning/bin/python")
+    return path
+
+
 def _listen(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -240,6 +275,20 @@ SETTINGS: tuple[Setting, ...] = (
         "Seconds without contact after which agents stop using a policy.",
     ),
     Setting(
+        "encoder",
+        "AGENTGYM_DAEMON_ENCODER",
+        _encoder,
+        "default",
+        "How texts become features: default, minilm (needs its weights) or none (n-grams only).",
+    ),
+    Setting(
+        "encoder_dir",
+        "AGENTGYM_DAEMON_ENCODER_DIR",
+        Path,
+        None,
+        "Directory with all-MiniLM-L6-v2, for --encoder minilm; default: its installed package.",
+    ),
+    Setting(
         "retrain_trajectories",
         "AGENTGYM_DAEMON_RETRAIN_TRAJECTORIES",
         _integer(1),
@@ -280,6 +329,20 @@ SETTINGS: tuple[Setting, ...] = (
         _number(0, _INFINITY, above=True),
         300.0,
         "Seconds without news after which an open trajectory is closed as incomplete.",
+    ),
+    Setting(
+        "engine",
+        "AGENTGYM_DAEMON_ENGINE",
+        _engine,
+        "torch",
+        "What trains: torch, or lightning (Agent Lightning 0.3, needs engine_python).",
+    ),
+    Setting(
+        "engine_python",
+        "AGENTGYM_DAEMON_ENGINE_PYTHON",
+        _program,
+        None,
+        "Python of the environment with agentgym[daemon,lightning]; only for the engine lightning.",
     ),
     Setting(
         "trainer_timeout_s",

@@ -15,6 +15,7 @@ from agentgym.errors import SnapshotError
 from agentgym.proto.v1 import common_pb2, log_pb2
 from agentgym_daemon.clock import Clock
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.encoders.choice import Choice
 from agentgym_daemon.errors import DirectoryError, PolicyStateError
 from agentgym_daemon.learning import schedule
 from agentgym_daemon.learning.settings import LearningSettings
@@ -22,7 +23,12 @@ from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
 from agentgym_daemon.policies.book import scope_key, scope_of
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.store.database import Store
-from agentgym_daemon.store.training import Progress, export_snapshot, scope_progress
+from agentgym_daemon.store.training import (
+    Progress,
+    export_snapshot,
+    imported,
+    scope_progress,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class Retraining:
         train: Train,
         append: Append,
         feature_key: bytes,
+        encoder: Choice,
         clock: Clock,
     ) -> None:
         self._config = config
@@ -52,6 +59,7 @@ class Retraining:
         self._train = train
         self._append = append
         self._feature_key = feature_key
+        self._encoder = encoder
         self._clock = clock
         self._directory = config.home / "training"
         self._settings = LearningSettings(
@@ -75,7 +83,7 @@ class Retraining:
             return scope_progress(cursor)
 
     def _is_due(self, row: Progress) -> bool:
-        return schedule.due(
+        return row.scope.feature_schema == self._encoder.schema and schedule.due(
             schedule.Progress(row.rewarded, row.rewarded_at_last_training),
             row.last_training_ns or None,
             self._clock.now_ns(),
@@ -94,6 +102,7 @@ class Retraining:
         except (OSError, SnapshotError, DirectoryError) as error:
             _log.exception("training %s failed", version)
             verdict, report = FAILED, {"error": str(error)}
+        report["imported_trajectories"] = await asyncio.to_thread(self._imported, row)
         run = log_pb2.TrainingRun(
             scope=scope,
             version="" if verdict == FAILED else version,
@@ -106,6 +115,10 @@ class Retraining:
         _log.info("training %s: %s in %.1f s", version, verdict, run.duration_s)
         return run
 
+    def _imported(self, row: Progress) -> int:
+        with self._store.reading() as cursor:
+            return imported(cursor, row.scope)
+
     async def _train_once(self, row: Progress, version: str) -> TrainResult:
         job = TrainJob(
             snapshot=self._directory / f"{version}.snapshot",
@@ -114,6 +127,7 @@ class Retraining:
             created_unix_nano=self._clock.now_ns(),
             seed=self._config.seed,
             parent=self._parent(scope_of(row.scope)),
+            encoder=self._encoder.path,
             settings=self._settings,
         )
         try:

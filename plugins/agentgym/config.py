@@ -192,6 +192,13 @@ SETTINGS: tuple[Setting, ...] = (
         "'off' records no task features, which means observe only.",
     ),
     Setting(
+        "encoder_wait_s",
+        "AGENTGYM_ENCODER_WAIT_S",
+        _seconds,
+        0.03,
+        "Longest time that a step waits for the features of its texts; then it is not decided.",
+    ),
+    Setting(
         "capture_content",
         "AGENTGYM_CAPTURE_CONTENT",
         _bool,
@@ -246,6 +253,7 @@ class Config:
     hint_text: bool
     max_forced: int
     features: str
+    encoder_wait_s: float
     capture_content: bool
     stale_after_s: float | None
     buffer_bytes: int

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from agentgym import semconv
 from agentgym.config import Mode
 from agentgym.items import RewardItem, SpanItem, StepItem
-from agentgym.policy.features import FEATURE_SCHEMA, SparseVector
+from agentgym.policy.features import TextVector
 from agentgym.proto.v1 import common_pb2, decision_pb2, reward_pb2
 from agentgym.trajectory import Decision, Tool
 from agentgym.version import VERSION
@@ -95,8 +95,8 @@ def _value(value: Any) -> AnyValue:
             return AnyValue(string_value=_clean(str(value)))
 
 
-def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
-    """A step as a DecisionRecord."""
+def step_message(item: StepItem, feature_schema: int) -> decision_pb2.DecisionRecord:
+    """A step as a DecisionRecord; `feature_schema` is that of a step which names none."""
     decision = item.decision
     record = decision_pb2.DecisionRecord(
         decision_id=item.span_id,
@@ -105,7 +105,7 @@ def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
         scope=common_pb2.Scope(
             agent=_clean(item.agent),
             agent_name=_clean(item.agent_name),
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=item.feature_schema or feature_schema,
         ),
         agent_path=[_clean(name) for name in item.agent_path],
         time_unix_nano=item.time_ns,
@@ -131,6 +131,7 @@ def step_message(item: StepItem) -> decision_pb2.DecisionRecord:
 
 def _add_decision(record: decision_pb2.DecisionRecord, decision: Decision) -> None:
     record.arm_propensity = decision.propensity
+    record.down.extend(decision.down)
     record.temperature = decision.temperature
     record.floor = decision.floor
     record.defer_floor = decision.defer_floor
@@ -148,16 +149,19 @@ def _add_decision(record: decision_pb2.DecisionRecord, decision: Decision) -> No
 
 
 def features_message(
-    trajectory_id: bytes, features_id: bytes, vector: SparseVector
+    trajectory_id: bytes, features_id: bytes, vector: TextVector, feature_schema: int
 ) -> decision_pb2.TaskFeatures:
     """A task vector as it travels."""
+    embedding = vector.embedding
     return decision_pb2.TaskFeatures(
         features_id=features_id,
         trajectory_id=trajectory_id,
-        feature_schema=FEATURE_SCHEMA,
+        feature_schema=feature_schema,
         index=vector.index.tolist(),
         quantised=vector.quantised.tobytes(),
         scale=vector.scale,
+        embedding=embedding.quantised.tobytes() if embedding else b"",
+        embedding_scale=embedding.scale if embedding else 0.0,
     )
 
 

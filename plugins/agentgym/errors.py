@@ -5,6 +5,7 @@ AgentGymError
 ├── MissingExtraError    a framework's extra is not installed
 ├── UnsupportedError     an object that no integration knows was handed to AgentGym
 ├── SnapshotError        a policy file failed verification
+├── EncoderError         an encoder's file failed verification, or cannot be found
 └── DaemonError          the daemon cannot be reached, or refused a call
 
 Only explicit calls of the user (constructor, `wrap`, `attach`, the command line) raise them;
@@ -38,6 +39,10 @@ class UnsupportedError(AgentGymError, TypeError):
 
 class SnapshotError(AgentGymError, ValueError):
     """A policy snapshot failed verification and was not loaded."""
+
+
+class EncoderError(AgentGymError, ValueError):
+    """An encoder's file failed verification, or cannot be found, and was not loaded."""
 
 
 class DaemonError(AgentGymError):

@@ -10,7 +10,7 @@ from agentgym.config import Mode
 from agentgym.trajectory import Assignment, Decision, Fallback, PastCall, Tool
 
 if TYPE_CHECKING:
-    from agentgym.policy.features import SparseVector
+    from agentgym.policy.features import TextVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class TaskItem:
     trajectory_id: bytes
     features_id: bytes
     text: str
-    vector: SparseVector | None
+    vector: TextVector | None
+    feature_schema: int = 0  # of `vector`
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class StepItem:
     assignment_probability: float
     fallback: Fallback
     policy_version: str
+    feature_schema: int  # 0: whatever is in force when it is sent; nothing was decided then
     offered: tuple[Tool, ...]
     shown: tuple[int, ...]
     decision: Decision | None

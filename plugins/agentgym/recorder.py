@@ -28,7 +28,8 @@ from agentgym.tree import (
 
 if TYPE_CHECKING:
     from agentgym.live import LivePolicies
-    from agentgym.policy.features import SparseVector
+    from agentgym.policy.evaluate import Catalogue
+    from agentgym.policy.features import TextVector
     from agentgym.policy.policy_set import PolicySet
 
 __all__ = ["Call", "Recorder", "Run", "Trajectory", "Turn", "active", "current", "reserve"]
@@ -149,6 +150,7 @@ class Recorder:
         if turn.mode is Mode.SHADOW and turn.assignment is not Assignment.CONTROL:
             turn.assignment = Assignment.SHADOW
         policies = self._policies(trajectory)
+        turn.feature_schema = policies.features.schema if policies else 0
         vector = self._features(turn, task, policies)
         if turn.mode is Mode.OBSERVE:
             return
@@ -158,7 +160,11 @@ class Recorder:
             return
         assert policies is not None  # _fallback says NO_POLICY otherwise
         if vector is None:
-            turn.fallback = Fallback.ERROR
+            turn.fallback = Fallback.TIMEOUT if turn.features_id else Fallback.ERROR
+            return
+        catalogue = policies.catalogue(turn.offered, self.config.encoder_wait_s)
+        if catalogue is None:
+            turn.fallback = Fallback.TIMEOUT
             return
         if run.forced >= self.config.max_forced:
             # A policy that never lets the model answer must not keep the host's agent busy.
@@ -166,7 +172,7 @@ class Recorder:
             return
         showing = turn.mode is Mode.ADVISE and force != "hint"
         kind = ArmKind.SHOW if showing else ArmKind.FORCE
-        decision = self._draw(policies, turn, vector, kind)
+        decision = self._draw(policies, turn, vector, catalogue, kind)
         if decision is None:
             turn.fallback = Fallback.PROTECTED
             return
@@ -175,13 +181,18 @@ class Recorder:
             _apply(turn, decision, force)
 
     def _draw(
-        self, policies: PolicySet, turn: Turn, vector: SparseVector, kind: ArmKind
+        self,
+        policies: PolicySet,
+        turn: Turn,
+        vector: TextVector,
+        catalogue: Catalogue,
+        kind: ArmKind,
     ) -> Decision | None:
         rng = None if turn.trajectory.greedy else random.Random(self._rng.getrandbits(64))
         return policies.decide(
             turn.run.agent_name,
             vector,
-            turn.offered,
+            catalogue,
             turn.history,
             allowed=turn.allowed,
             kind=kind,
@@ -192,17 +203,26 @@ class Recorder:
         # A nested agent with an AgentGym of its own captures its policies at its first step.
         return trajectory.policies.setdefault(id(self), self.live.current)
 
-    def _features(self, turn: Turn, task: str, policies: PolicySet | None) -> SparseVector | None:
+    def _features(self, turn: Turn, task: str, policies: PolicySet | None) -> TextVector | None:
         if self.config.features == "off" or not task:
             return None
         trajectory = turn.trajectory
         known = trajectory.tasks.get(task)
         if known is None:
-            vector = policies.hasher(task) if policies else None
+            vector = self._vector(task, policies)
             known = trajectory.tasks[task] = (os.urandom(8), vector)
-            self.sink.put(TaskItem(trajectory.id, known[0], task, vector))
+            schema = policies.features.schema if policies else 0
+            self.sink.put(TaskItem(trajectory.id, known[0], task, vector, schema))
+        elif known[1] is None:
+            known = trajectory.tasks[task] = (known[0], self._vector(task, policies))
         turn.features_id = known[0]
         return known[1]
+
+    def _vector(self, task: str, policies: PolicySet | None) -> TextVector | None:
+        """None before the handshake, and where the encoder takes longer than a step may wait."""
+        if policies is None:
+            return None
+        return policies.features.within(task, self.config.encoder_wait_s)
 
     def _fallback(self, policies: PolicySet | None, version: str) -> Fallback:
         now = self.live.current

@@ -110,6 +110,7 @@ class Decision:
     defer_floor: float
     top_k: int
     greedy: bool
+    down: tuple[int, ...] = ()  # offered tools that were left out because they fail at present
 
     @property
     def taken(self) -> Arm:

@@ -33,6 +33,7 @@ from agentgym.encode import (
 from agentgym.errors import DaemonError
 from agentgym.items import Item, RewardItem, SpanItem, StepItem, TaskItem
 from agentgym.live import LivePolicies
+from agentgym.policy.features import Featuriser
 from agentgym.policy.subscriber import Subscriber
 from agentgym.proto.v1 import catalogue_pb2, decision_pb2, reward_pb2
 from agentgym.proto.v1.catalogue_pb2_grpc import CatalogueServiceStub
@@ -125,7 +126,7 @@ class Transport:
         self._load_tools(steps)
         for taken, features in self._encode(items, TaskItem, self._features):
             self._add(self._decisions.Record, decision_pb2.RecordRequest(features=features), taken)
-        for taken, decisions in self._encode(items, StepItem, step_message):
+        for taken, decisions in self._encode(items, StepItem, self._step):
             self._add(
                 self._decisions.Record, decision_pb2.RecordRequest(decisions=decisions), taken
             )
@@ -167,19 +168,33 @@ class Transport:
         # One thing that cannot be encoded must not take its siblings with it.
         try:
             return message(thing)
-        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            RuntimeError,  # no thread for the encoder, at the interpreter's end
+        ):
             kind = type(thing).__name__
             self._say(f"unencodable {kind}", f"a {kind} could not be encoded", exc_info=True)
             return None
 
     def _features(self, item: TaskItem) -> decision_pb2.TaskFeatures:
-        vector = item.vector
+        vector, schema = item.vector, item.feature_schema
         if vector is None:
-            policies = self.live.current
-            if policies is None:
-                raise LookupError("the key of the features is not known before the handshake")
-            vector = policies.hasher(item.text)
-        return features_message(item.trajectory_id, item.features_id, vector)
+            features = self._featuriser()
+            vector, schema = features(item.text), features.schema
+        return features_message(item.trajectory_id, item.features_id, vector, schema)
+
+    def _step(self, item: StepItem) -> decision_pb2.DecisionRecord:
+        return step_message(item, item.feature_schema or self._featuriser().schema)
+
+    def _featuriser(self) -> Featuriser:
+        policies = self.live.current
+        if policies is None:
+            raise LookupError("the key of the features is not known before the handshake")
+        return policies.features
 
     def _add(self, send: Callable[..., Any], request: Any, items: Sequence[Item]) -> None:
         self._sequence += 1

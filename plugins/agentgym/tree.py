@@ -29,7 +29,7 @@ from agentgym.items import RewardItem, SpanItem, StepItem
 from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, PastCall, Tool, slug
 
 if TYPE_CHECKING:
-    from agentgym.policy.features import SparseVector
+    from agentgym.policy.features import TextVector
     from agentgym.policy.policy_set import PolicySet
     from agentgym.recorder import Recorder
 
@@ -116,7 +116,7 @@ class Trajectory:
     assignment_probability: float
     greedy: bool
     policies: dict[int, PolicySet | None] = field(default_factory=dict)
-    tasks: dict[str, tuple[bytes, SparseVector | None]] = field(default_factory=dict)
+    tasks: dict[str, tuple[bytes, TextVector | None]] = field(default_factory=dict)
     rewards: list[RewardItem] = field(default_factory=list)
     ended: bool = False
     steps: int = 0
@@ -309,6 +309,7 @@ class Turn(Node):
         self.fallback = Fallback.NONE
         self.decision: Decision | None = None
         self.policy_version = ""
+        self.feature_schema = 0
         self.force = ""
         self.features_id = b""
         self.history: tuple[PastCall, ...] = tuple(run.history)
@@ -383,6 +384,7 @@ class Turn(Node):
                 assignment_probability=trajectory.assignment_probability,
                 fallback=self.fallback,
                 policy_version=self.policy_version,
+                feature_schema=self.feature_schema,
                 offered=self.offered,
                 shown=shown,
                 decision=decision,

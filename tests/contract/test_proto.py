@@ -24,12 +24,15 @@ GENERATOR = "grpcio-tools==1.71.2"
 
 MESSAGES: dict[str, type[Message]] = {
     "decision_record": decision_pb2.DecisionRecord,
+    "decision_record_down": decision_pb2.DecisionRecord,
     "decision_record_observed": decision_pb2.DecisionRecord,
     "log_record_reward": log_pb2.LogRecord,
     "log_record_training": log_pb2.LogRecord,
     "policy_update": policy_pb2.PolicyUpdate,
+    "policy_update_encoder": policy_pb2.PolicyUpdate,
     "reward": reward_pb2.Reward,
     "task_features": decision_pb2.TaskFeatures,
+    "task_features_embedded": decision_pb2.TaskFeatures,
 }
 
 

@@ -211,8 +211,8 @@ class Desk:
 
 
 def daemon_config(home: Path, **settings: Any) -> DaemonConfig:
-    """Settings that leave the environment out."""
-    return resolve({"home": home, **settings}, {})
+    """Settings that leave the environment out; n-grams only unless a test asks for more."""
+    return resolve({"home": home, "encoder": "none", **settings}, {})
 
 
 @asynccontextmanager

@@ -46,12 +46,13 @@ async def refusal(home: Path, **settings: Any) -> Exception:
     return caught.value
 
 
-async def rewarded_run(desk: Any, number: int, value: float = 1.0) -> None:
+async def rewarded_run(desk: Any, number: int, value: float = 1.0, *, schema: int = 1) -> None:
     """Sends a run with one observed decision, and its reward."""
+    scope = common_pb2.Scope(agent="support-desk", agent_name="clerk", feature_schema=schema)
     decision = decision_pb2.DecisionRecord(
         decision_id=number.to_bytes(8, "big"),
         trajectory_id=number.to_bytes(16, "big"),
-        scope=SCOPE,
+        scope=scope,
         arm=-1,
         called=["find_order"],
     )
@@ -118,6 +119,7 @@ async def test_enough_rewards_train_promote_and_push_again_and_again(
         assert [live.version for live in second.live] == ["p-000002"]
         assert [job.seed for job in desk.trainer.jobs] == [5, 5]
         assert desk.trainer.jobs[0].parent is None
+        assert desk.trainer.jobs[0].encoder is None
         assert desk.trainer.jobs[1].parent == desk.home / "policies" / "p-000001.safetensors"
         await until(lambda: len(runs(desk)) == 2)
         assert [(run.version, run.verdict, run.trajectories) for run in runs(desk)] == [
@@ -125,6 +127,22 @@ async def test_enough_rewards_train_promote_and_push_again_and_again(
             ("p-000002", "promoted", 4),
         ]
         assert list((desk.home / "training").iterdir()) == []
+
+
+async def test_only_scopes_of_the_feature_schema_in_force_are_trained(
+    open_desk: Any, make_candidate: MakeCandidate
+) -> None:
+    async with open_desk(encoder="default", retrain_trajectories=1) as desk:
+        desk.trainer.answer = answering(make_candidate)
+        await rewarded_run(desk, 1)  # n-grams only
+        await rewarded_run(desk, 2, schema=2)
+
+        await until(lambda: runs(desk))
+
+        assert [run.scope.feature_schema for run in runs(desk)] == [2]
+        (job,) = desk.trainer.jobs
+        (file,) = (desk.home / "encoders").iterdir()
+        assert job.encoder == file
 
 
 async def test_a_candidate_that_the_gate_rejects_is_kept_and_not_promoted(

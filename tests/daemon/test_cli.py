@@ -58,6 +58,13 @@ def test_a_bad_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> N
     assert "agentgym-daemon: argument top_k: got 'none'" in capsys.readouterr().err
 
 
+def test_weights_that_cannot_be_had_are_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--encoder", "minilm", "--encoder-dir", str(tmp_path)]) == USAGE
+    assert "agentgym-daemon: encoder: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["token"], ["token", "add", "a"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def test_loopback_addresses_may_be_listened_on(tmp_path: Path, listen: str) -> N
         ("top_k", "2.5", "expected a whole number of at least 1"),
         ("default_reward", "2", "expected a number from 0 to 1"),
         ("reward_aggregation", "max", "expected one of last, mean, min"),
+        ("encoder", "bert", "expected one of none, default, minilm"),
     ],
 )
 def test_a_bad_value_names_the_setting_and_what_is_expected(
@@ -82,6 +84,16 @@ def test_a_bad_environment_variable_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="AGENTGYM_DAEMON_SEED: got 'x'"):
         resolve({}, environ)
+
+
+def test_the_encoder_is_a_setting_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("encoder = 'minilm'\nencoder_dir = '/models'\n")
+
+    config = resolve({"home": tmp_path}, {})
+
+    assert (config.encoder, config.encoder_dir) == ("minilm", Path("/models"))
+    assert resolve({}, {}).encoder == "default"
+    assert resolve({}, {"AGENTGYM_DAEMON_ENCODER": "none"}).encoder == "none"
 
 
 def test_floors_must_leave_room_for_the_policy(tmp_path: Path) -> None:
@@ -115,3 +127,19 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_argument_lists_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="unknown setting 'colour'"):
         resolve({"colour": "red"}, {})
+
+
+def test_the_second_engine_needs_its_interpreter(tmp_path: Path) -> None:
+    chosen = {"home": tmp_path, "engine": "lightning"}
+
+    config = resolve({**chosen, "engine_python": sys.executable}, {})
+
+    assert str(config.engine_python) == sys.executable
+    with pytest.raises(ConfigError, match="expected both for lightning"):
+        resolve(chosen, {})
+    with pytest.raises(ConfigError, match="neither for torch"):
+        resolve({"home": tmp_path, "engine_python": sys.executable}, {})
+    with pytest.raises(ConfigError, match="expected one of torch, lightning"):
+        resolve({"home": tmp_path, "engine": "verl"}, {})
+    with pytest.raises(ConfigError, match="expected the path of a program"):
+        resolve({**chosen, "engine_python": tmp_path}, {})

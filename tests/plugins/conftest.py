@@ -23,11 +23,13 @@ TOOLS = (
 )
 
 
-def random_parameters(tools: tuple[Tool, ...], seed: int) -> Parameters:
+def random_parameters(tools: tuple[Tool, ...], seed: int, embedding_dim: int = 0) -> Parameters:
     """A policy whose every tensor differs from its first value."""
     rng = np.random.default_rng(seed)
     parameters = initial(
-        tuple(tool.fingerprint.hex() for tool in tools), tuple(tool.name for tool in tools)
+        tuple(tool.fingerprint.hex() for tool in tools),
+        tuple(tool.name for tool in tools),
+        embedding_dim,
     )
     for tensor in parameters.tensors.values():
         tensor += rng.normal(0, 0.3, tensor.shape).astype(np.float32)
@@ -51,7 +53,9 @@ def make_parameters() -> Callable[..., Parameters]:
 
 @pytest.fixture
 def make_snapshot() -> Callable[..., bytes]:
-    def make(version: str = "p-000001", seed: int = 0, **manifest: Any) -> bytes:
+    def make(
+        version: str = "p-000001", seed: int = 0, *, embedding_dim: int = 0, **manifest: Any
+    ) -> bytes:
         full = {
             "version": version,
             "parent": "",
@@ -60,7 +64,7 @@ def make_snapshot() -> Callable[..., bytes]:
             "lineage": {},
             **manifest,
         }
-        return dump(random_parameters(TOOLS, seed), full)
+        return dump(random_parameters(TOOLS, seed, embedding_dim), full)
 
     return make
 

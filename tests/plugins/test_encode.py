@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agentgym import semconv
 from agentgym.encode import (
+    features_message,
     resource_attributes,
     reward_message,
     span_message,
@@ -19,6 +22,7 @@ from agentgym.encode import (
     tool_message,
 )
 from agentgym.items import RewardItem, SpanItem
+from agentgym.policy.features import Embedding, TextVector
 from agentgym.proto.v1 import common_pb2, decision_pb2
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Tool
@@ -96,7 +100,7 @@ def test_an_observed_step_has_no_arm(tools: tuple[Tool, ...]) -> None:
     run = gym.recorder.start_run("The Agent", framework="test", task="t")
     run.turn(tools).finish([("find_order", ""), ("bad \ud800", "")])
 
-    record = step_message(gym.sink.steps[0])
+    record = step_message(gym.sink.steps[0], 1)
 
     assert record.arm == -1
     assert not record.support
@@ -114,7 +118,7 @@ def test_a_steered_step_has_its_whole_decision(tools: tuple[Tool, ...]) -> None:
     turn = run.turn(tools)
     turn.finish([("refund_order", "")])
 
-    record = step_message(gym.sink.steps[0])
+    record = step_message(gym.sink.steps[0], 1)
 
     assert turn.decision is not None
     assert record.arm_propensity == turn.decision.propensity
@@ -126,6 +130,42 @@ def test_a_steered_step_has_its_whole_decision(tools: tuple[Tool, ...]) -> None:
     assert list(record.allowed) == [True, True, True, False]
     assert record.policy_version == "p-000001"
     assert record.completed
+
+
+def test_a_step_names_its_own_feature_schema_else_the_one_in_force(
+    tools: tuple[Tool, ...],
+) -> None:
+    gym = RecordingGym(mode="observe")
+    gym.recorder.start_run("agent", framework="test", task="t").turn(tools).finish()
+    step = gym.sink.steps[0]
+    assert step.feature_schema == 0  # nothing is known before the handshake
+
+    assert step_message(step, 2).scope.feature_schema == 2
+    assert step_message(replace(step, feature_schema=3), 2).scope.feature_schema == 3
+
+
+def test_a_decision_names_the_tools_that_it_left_out(tools: tuple[Tool, ...]) -> None:
+    gym = RecordingGym()
+    gym.force(tools, "refund_order", "agent")
+    gym.recorder.start_run("agent", framework="test", task="t").turn(tools).finish()
+    step = gym.sink.steps[0]
+    assert step.decision is not None
+    left_out = replace(step, decision=replace(step.decision, down=(0, 3)))
+
+    assert list(step_message(left_out, 1).down) == [0, 3]
+    assert list(step_message(step, 1).down) == []
+
+
+@pytest.mark.parametrize("dim", [0, 3])
+def test_features_travel_with_every_number(dim: int) -> None:
+    embedding = Embedding(np.array([-127, 0, 5], np.int8), 0.5) if dim else None
+    vector = TextVector(np.array([3, 9], np.uint32), np.array([1, 255], np.uint8), 0.25, embedding)
+
+    sent = features_message(b"t" * 16, b"f" * 8, vector, 7)
+
+    assert (list(sent.index), sent.quantised, sent.scale) == ([3, 9], b"\x01\xff", 0.25)
+    assert (sent.embedding, sent.embedding_scale) == ((b"\x81\x00\x05", 0.5) if dim else (b"", 0.0))
+    assert (sent.trajectory_id, sent.features_id, sent.feature_schema) == (b"t" * 16, b"f" * 8, 7)
 
 
 def test_a_schema_that_is_no_json_travels_as_an_empty_one() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import math
+import threading
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agentgym.policy.arms import Exploration
 from agentgym.policy.evaluate import CatalogueCache
-from agentgym.policy.features import TextHasher
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.parameters import Parameters
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot
@@ -25,10 +28,10 @@ from agentgym.trajectory import ArmKind, Assignment, Fallback, Tool
 @pytest.fixture
 def policies(parameters: Parameters) -> Callable[..., PolicySet]:
     def make(version: str = "p-000001", **changes: Any) -> PolicySet:
-        hasher = TextHasher(b"key")
+        features = changes.pop("features", None) or Featuriser(TextHasher(b"key"))
         made = PolicySet(
-            hasher=hasher,
-            catalogues=CatalogueCache(hasher),
+            features=features,
+            catalogues=CatalogueCache(features),
             exploration=Exploration(),
             control_share=0.0,
             stale_after_s=3600.0,
@@ -418,6 +421,130 @@ def test_a_task_travels_once_per_trajectory(
     run.turn(tools, task="two")
 
     assert [task.text for task in gym.sink.tasks] == ["one", "two"]
+
+
+# ---- an encoder that takes its time
+
+
+class SlowEncoder:
+    """Encodes when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> np.ndarray:
+        self.texts.append(text)
+        assert self.go.wait(20)
+        vector = np.random.default_rng(zlib.crc32(text.encode())).normal(size=12)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@pytest.fixture
+def encoder() -> Iterator[SlowEncoder]:
+    encoder = SlowEncoder()
+    yield encoder
+    encoder.go.set()  # the process has one thread for all encoders
+
+
+@pytest.fixture
+def encoding(
+    encoder: SlowEncoder,
+    policies: Callable[..., PolicySet],
+    make_parameters: Callable[..., Parameters],
+    tools: tuple[Tool, ...],
+) -> Callable[..., PolicySet]:
+    """Policies whose texts are encoded, `slow` or only off the step's thread for a catalogue."""
+
+    def make(*, slow: bool = True) -> PolicySet:
+        features = Featuriser(TextHasher(b"key"), encoder, schema=7, dim=12, slow=slow)
+        snapshot = Snapshot("p-000001", "1" * 64, make_parameters(tools, 0, 12), {})
+        return policies(features=features, policies={"agent": snapshot})
+
+    return make
+
+
+def test_a_step_whose_task_takes_too_long_to_encode_is_left_alone_and_the_next_is_decided(
+    encoder: SlowEncoder, encoding: Callable[..., PolicySet], tools: tuple[Tool, ...]
+) -> None:
+    gym = RecordingGym(encoder_wait_s=0.01)
+    policies = encoding()
+    gym.live.swap(policies)
+    run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+
+    first = run.turn(tools)
+    first.finish([("find_order", "")])
+    assert (first.fallback, first.decision, first.policy_version) == (
+        Fallback.TIMEOUT,
+        None,
+        "p-000001",
+    )
+    assert untouched(first)
+    [task] = gym.sink.tasks
+    assert task.vector is None  # the sender encodes it once more, and finds it done
+
+    encoder.go.set()
+    vector = policies.features("where is my order")
+    assert policies.catalogue(tools, None) is not None
+    second = run.turn(tools)
+    second.finish()
+    assert second.fallback is Fallback.NONE
+    assert second.decision is not None
+    assert [task.text for task in gym.sink.tasks] == ["where is my order"]
+    assert {step.features_id for step in gym.sink.steps} == {task.features_id}
+    assert {step.feature_schema for step in gym.sink.steps} == {7}
+    known = run.trajectory.tasks["where is my order"][1]
+    assert known is vector
+    assert encoder.texts.count("where is my order") == 1
+
+
+def test_a_step_whose_tools_take_too_long_to_encode_is_left_alone(
+    encoder: SlowEncoder, encoding: Callable[..., PolicySet], tools: tuple[Tool, ...]
+) -> None:
+    gym = RecordingGym(encoder_wait_s=0.01)
+    policies = encoding()
+    gym.live.swap(policies)
+    encoder.go.set()
+    policies.features("where is my order")
+    encoder.go.clear()
+
+    assert one_turn(gym, tools).fallback is Fallback.TIMEOUT
+
+    encoder.go.set()
+    assert policies.catalogue(tools, None) is not None
+    turn = one_turn(gym, tools)
+    assert turn.fallback is Fallback.NONE
+    assert gym.sink.tasks[-1].vector is not None
+    assert gym.sink.tasks[-1].feature_schema == 7
+
+
+def test_a_fast_encoder_is_waited_for_as_long_as_a_step_may_take(
+    encoder: SlowEncoder, encoding: Callable[..., PolicySet], tools: tuple[Tool, ...]
+) -> None:
+    encoder.go.set()
+    gym = RecordingGym(encoder_wait_s=20.0)
+    gym.live.swap(encoding(slow=False))
+
+    assert one_turn(gym, tools).decision is not None
+
+
+def test_an_encoder_that_fails_leaves_the_agent_alone(
+    policies: Callable[..., PolicySet], tools: tuple[Tool, ...]
+) -> None:
+    def broken(_: str) -> np.ndarray:
+        raise ValueError("no numbers today")
+
+    for slow in (False, True):
+        gym = RecordingGym(encoder_wait_s=20.0)
+        gym.guard.strict = False
+        features = Featuriser(TextHasher(b"key"), broken, schema=7, dim=12, slow=slow)
+        gym.live.swap(policies(features=features))
+
+        turn = one_turn(gym, tools)
+
+        assert turn.fallback is Fallback.ERROR
+        assert untouched(turn)
+        assert gym.guard.errors == {"decide": 1}
 
 
 def test_features_off_records_no_task(tools: tuple[Tool, ...]) -> None:

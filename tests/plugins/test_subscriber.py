@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from agentgym import AgentGym, semconv
+from agentgym.policy.snapshot import digest
+from agentgym.proto.v1 import policy_pb2
 from agentgym.testing.daemon import FakeDaemon
+from agentgym.trajectory import Tool
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -36,7 +40,7 @@ def test_a_pushed_policy_is_applied_without_a_restart(
     assert gym.live.current.control_share == 0.25
     subscribe = daemon.taken("Subscribe")[0].request
     assert subscribe.contract_version == semconv.CONTRACT_VERSION
-    assert (subscribe.agent, list(subscribe.feature_schemas)) == ("agent", [1])
+    assert subscribe.agent == "agent"
     assert len(subscribe.producer_id) == 16
 
 
@@ -234,3 +238,208 @@ def test_a_download_without_end_is_cut_off(
 
     assert gym.status()["policies"] == {}
     assert "longer than 1000 bytes" in caplog.text
+
+
+# ---- encoders
+
+
+def dim_of(gym: AgentGym) -> int:
+    return 0 if gym.live.current is None else gym.live.current.features.embedding_dim
+
+
+@pytest.fixture
+def serve(daemon: FakeDaemon) -> Callable[..., str]:
+    """Lets the daemon ask for an encoder; returns its hash."""
+
+    def serve(data: bytes, number: int = 2) -> str:
+        sha256 = digest(data)
+        daemon.artifacts[sha256] = data
+        daemon.update.features.CopyFrom(
+            policy_pb2.FeatureSchema(number=number, encoder_sha256=sha256, encoder_size=len(data))
+        )
+        return sha256
+
+    return serve
+
+
+@pytest.fixture
+def encoder_file(make_encoder: Callable[..., bytes]) -> bytes:
+    return make_encoder()
+
+
+def test_an_encoder_is_pulled_once_and_kept_on_disk(
+    daemon: FakeDaemon,
+    home: Path,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+) -> None:
+    sha256 = serve(encoder_file)
+    data = make_snapshot(embedding_dim=20)
+    daemon.push(daemon.publish(data, version="p-000001", agent="agent"))
+    gym = make_gym()
+    assert gym.ready()
+    daemon.push(*daemon.update.live, killed=True)
+    assert daemon.wait_for(lambda _: gym.live.current is not None and gym.live.current.killed)
+
+    downloads = [call.request.sha256 for call in daemon.taken("GetArtifact")]
+    assert sorted(downloads) == sorted([sha256, digest(data)])
+    assert gym.status()["policies"] == {"agent": "p-000001"}
+    features = gym.live.current.features if gym.live.current else None
+    assert features is not None
+    assert (features.schema, features.embedding_dim) == (2, 20)
+    place = home / "encoders" / f"{sha256}.safetensors"
+    assert place.read_bytes() == encoder_file
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+    another = make_gym()
+    assert another.ready()
+    assert dim_of(another) == 20
+    assert [c.request.sha256 for c in daemon.taken("GetArtifact")].count(sha256) == 1
+
+
+def test_a_file_on_disk_that_was_changed_is_pulled_again(
+    daemon: FakeDaemon,
+    home: Path,
+    make_gym: Callable[..., AgentGym],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+) -> None:
+    sha256 = serve(encoder_file)
+    place = home / "encoders" / f"{sha256}.safetensors"
+    place.parent.mkdir()
+    place.write_bytes(encoder_file[:-1] + b"x")
+
+    gym = make_gym()
+
+    assert gym.ready()
+    assert dim_of(gym) == 20
+    assert place.read_bytes() == encoder_file
+
+
+def test_a_directory_that_cannot_be_written_costs_only_the_next_download(
+    daemon: FakeDaemon,
+    home: Path,
+    make_gym: Callable[..., AgentGym],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+) -> None:
+    serve(encoder_file)
+    (home / "encoders").write_text("in the way")
+
+    gym = make_gym()
+
+    assert gym.ready()
+    assert dim_of(gym) == 20
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "no encoder"])
+def test_without_the_encoder_that_was_asked_for_nothing_is_decided_and_it_is_said_once(
+    fault: str,
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sha256 = serve(encoder_file)
+    match fault:
+        case "changed":
+            daemon.artifacts[sha256] = encoder_file[:-1] + b"x"
+        case "missing":
+            del daemon.artifacts[sha256]
+        case "no encoder":
+            sha256 = serve(b"something else")
+    daemon.push(daemon.publish(make_snapshot(embedding_dim=20), version="p-000001", agent="agent"))
+    gym = make_gym()
+    gym.sender.start()
+    assert daemon.wait_for(lambda d: len(d.taken("Subscribe")) >= 3)
+
+    assert gym.live.current is None
+    assert caplog.text.count("nothing is decided") == 1
+
+    good = serve(encoder_file)
+    daemon.artifacts[good] = encoder_file
+    assert gym.ready()
+    assert dim_of(gym) == 20
+
+
+def test_another_feature_schema_comes_with_the_policies_of_it(
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+    tools: tuple[Tool, ...],
+) -> None:
+    grams = daemon.publish(make_snapshot(), version="p-000001", agent="agent")
+    daemon.push(grams)
+    gym = make_gym()
+    assert gym.ready()
+    before = gym.live.current
+    assert before is not None
+    assert (before.features.schema, dim_of(gym)) == (1, 0)
+    run = gym.recorder.start_run("agent", framework="test", task="where is my order")
+
+    serve(encoder_file)
+    data = make_snapshot("p-000002", 2, embedding_dim=20)
+    daemon.push(grams, daemon.publish(data, version="p-000002", agent="agent"))
+    assert daemon.wait_for(applied(gym, "p-000002"))
+
+    assert gym.live.current is not None
+    assert gym.live.current.catalogues is not before.catalogues
+    turn = run.turn(tools)  # a run keeps what it began with
+    turn.finish()
+    run.finish()
+    assert (turn.policy_version, turn.feature_schema) == ("p-000001", 1)
+    new = gym.recorder.start_run("agent", framework="test", task="where is my order")
+    later = new.turn(tools)
+    later.finish()
+    new.finish()
+    assert (later.policy_version, later.feature_schema) == ("p-000002", 2)
+    assert gym.flush()
+    assert sorted(len(f.embedding) for f in daemon.features) == [0, 20]
+    assert sorted(f.feature_schema for f in daemon.features) == [1, 2]
+
+
+def test_tools_that_are_down_are_left_out_until_they_are_back(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], tools: tuple[Tool, ...]
+) -> None:
+    gym = make_gym()
+    assert gym.ready()
+
+    daemon.update.down.append(tools[0].fingerprint)
+    daemon.push()
+    assert daemon.wait_for(
+        lambda _: gym.live.current is not None and gym.live.current.down == {tools[0].fingerprint}
+    )
+
+    del daemon.update.down[:]
+    daemon.push()
+    assert daemon.wait_for(lambda _: gym.live.current is not None and not gym.live.current.down)
+
+
+def test_what_was_recorded_before_the_handshake_is_encoded_after_it(
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    run_once: Callable[..., Any],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+) -> None:
+    serve(encoder_file)
+    daemon.stop()
+    gym = make_gym()
+    run_once(gym)
+    daemon.start()
+    assert gym.flush()
+
+    [features], [decision] = daemon.features, daemon.decisions
+    assert gym.live.current is not None
+    wanted = gym.live.current.features("where is my order").embedding
+    assert wanted is not None
+    assert features.embedding == wanted.quantised.tobytes()
+    assert features.embedding_scale == wanted.scale
+    assert features.feature_schema == decision.scope.feature_schema == 2

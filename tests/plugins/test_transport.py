@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from agentgym import AgentGym, transport
-from agentgym.items import SpanItem
+from agentgym.items import SpanItem, TaskItem
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.proto.v1 import decision_pb2, reward_pb2
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.trajectory import Tool
@@ -267,6 +270,30 @@ def test_an_item_that_cannot_be_encoded_is_counted_and_its_siblings_live(
         "acked.spans": 2,
     }
     assert caplog.text.count("could not be encoded") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_a_task_whose_features_fail_is_counted_and_its_siblings_live(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], error: type[Exception]
+) -> None:
+    def encode(text: str) -> Any:
+        if text == "bad":
+            raise error("no thread, or no numbers")
+        return np.ones(3, np.float32)
+
+    gym = make_gym()
+    assert gym.ready()
+    assert gym.live.current is not None
+    features = Featuriser(TextHasher(b"key"), encode, schema=7, dim=3, slow=True)
+    gym.live.swap(replace(gym.live.current, features=features))
+    for number, text in enumerate(("good", "bad", "also good")):
+        gym.sender.put(TaskItem(b"t" * 16, bytes([number + 1]) * 8, text, None))
+    assert gym.flush()
+
+    assert [len(f.embedding) for f in daemon.features] == [3, 3]
+    assert {f.feature_schema for f in daemon.features} == {7}
+    assert counters(gym)["dropped.features.unencodable"] == 1
+    assert conserved(gym)
 
 
 def test_a_tool_that_cannot_be_encoded_stops_nothing(

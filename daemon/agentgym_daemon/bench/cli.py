@@ -14,28 +14,38 @@ from rich.table import Table
 
 from agentgym_daemon.bench import decision
 from agentgym_daemon.bench.frame import Report
+from agentgym_daemon.bench.learn import cli as learn
 
 BENCHMARKS: dict[str, Callable[[int], Report]] = {"decision": decision.run}
+LEARN = "learn"
+"""The one that is no `Report`: it compares learners, set by set."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the verb."""
     parser = argparse.ArgumentParser(prog="agentgym-daemon bench", description=__doc__)
-    parser.add_argument("name", choices=sorted(BENCHMARKS), help="which benchmark")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
-    parser.add_argument("--rounds", type=int, default=5, help="how often to measure")
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, run in BENCHMARKS.items():
+        about = (sys.modules[run.__module__].__doc__ or name).strip()
+        verb = names.add_parser(name, help=about, description=about)
+        verb.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
+        verb.add_argument("--rounds", type=int, default=5, help="how often to measure")
+    table = names.add_parser(LEARN, help=learn.HELP, description=learn.__doc__)
+    learn.add_arguments(table)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one benchmark."""
-    arguments = build_parser().parse_args(argv)
+    given = list(sys.argv[2:] if argv is None else argv)
+    arguments = build_parser().parse_args(given)
+    if arguments.name == LEARN:
+        return learn.main(arguments, given[1:])
     if arguments.rounds < 1:
         sys.stderr.write(f"--rounds: expected at least 1, got {arguments.rounds}\n")
         return 2
     report = BENCHMARKS[arguments.name](arguments.rounds)
-    command = shlex.join(["agentgym-daemon", "bench", *(sys.argv[2:] if argv is None else argv)])
-    result = report.as_json(command)
+    result = report.as_json(shlex.join(["agentgym-daemon", "bench", *given]))
     table = Table("metric", "median", "min", "max", "unit", title=f"bench {report.name}")
     for key, metric in result["metrics"].items():
         figures = (f"{metric[name]:.4g}" for name in ("median", "min", "max"))

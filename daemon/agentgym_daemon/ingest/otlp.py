@@ -19,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agentgym import semconv
 from agentgym.proto.v1 import common_pb2
+from agentgym_daemon.ingest import lightning
 from agentgym_daemon.ingest.wire import salvage
 from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Evaluation, SpanRow
 
@@ -95,6 +96,11 @@ def _read_spans(into: DecodedTraces, resource: Resource, spans: Iterable[Span]) 
         attributes = _attributes(span.attributes)
         if span.events:
             rejected += _read_events(into.evaluations, span, attributes)
+        if lightning.is_annotation(span.name):
+            reward, refused = lightning.read_reward(span, attributes)
+            rejected += refused
+            if reward is not None:
+                into.evaluations.append(reward)
         into.spans.append(_row(span, attributes, service))
     return rejected
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentgym.policy.evaluate import Catalogue
-from agentgym.policy.features import SparseVector
+from agentgym.policy.features import TextVector
 from agentgym.policy.parameters import MAX_OK
 from agentgym.trajectory import ArmKind
 from agentgym_daemon.learning.dataset import Step, Trajectory
@@ -35,15 +35,14 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class TaskArrays:
-    """Distinct tasks: their features, and the products x_b c_tb that are not 0."""
+    """Features of the distinct tasks and of the universe's texts."""
 
-    rows: Ragged
+    rows: Ragged  # of the tasks' n-grams
     bucket: Ints
     value: Floats
-    similar_rows: Ragged
-    similar_bucket: Ints
-    similar_tool: Ints
-    similar_value: Floats
+    embedding: Floats  # (K, E)
+    tool_grams: Floats  # (DIM, U)
+    tool_embedding: Floats  # (E, U)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class StepArrays:
     failed: Floats  # (N, U + 1) those that failed visibly
     wrong: Flags  # (N,) some call failed visibly
     alone: Flags  # (N,)
+    down: Flags  # (N, U + 1) left out because they failed
 
     @property
     def columns(self) -> int:
@@ -86,24 +86,29 @@ class ArmArrays:
     mass: Floats  # (P,) what is shared out by score
 
 
-def task_arrays(tasks: Sequence[SparseVector], universe: Catalogue) -> TaskArrays:
-    """Features of tasks, multiplied out with the universe's texts."""
+def task_arrays(tasks: Sequence[TextVector], universe: Catalogue) -> TaskArrays:
+    """Features of tasks and of the universe's texts."""
     values = [x.values() for x in tasks]
-    buckets = [x.index.astype(np.int64) for x in tasks]
-    found = []
-    for x, value in zip(tasks, values, strict=True):
-        product = universe.rows(x.index) * value[:, None]
-        entry, tool = np.nonzero(product)
-        found.append((x.index[entry].astype(np.int64), tool.astype(np.int64), product[entry, tool]))
+    dim = universe.embedding_dim
+    embedding = np.zeros((len(tasks), dim))
+    for i, x in enumerate(tasks):
+        if x.embedding is not None:
+            embedding[i] = x.embedding.values()
     return TaskArrays(
         rows=_ragged([len(value) for value in values]),
-        bucket=_ints(buckets),
+        bucket=_ints([x.index.astype(np.int64) for x in tasks]),
         value=_floats(values),
-        similar_rows=_ragged([len(f[0]) for f in found]),
-        similar_bucket=_ints([f[0] for f in found]),
-        similar_tool=_ints([f[1] for f in found]),
-        similar_value=_floats([f[2] for f in found]),
+        embedding=embedding,
+        tool_grams=universe.grams(),
+        tool_embedding=universe.embeddings(dim),
     )
+
+
+def _key(x: TextVector) -> tuple[object, ...]:
+    grams = (x.index.tobytes(), x.quantised.tobytes(), x.scale)
+    if x.embedding is None:
+        return grams
+    return (*grams, x.embedding.quantised.tobytes(), x.embedding.scale)
 
 
 def _ragged(lengths: Sequence[int]) -> Ragged:
@@ -124,16 +129,17 @@ def step_arrays(
     """All steps of `trajectories`, in order, and their distinct tasks."""
     steps = [step for trajectory in trajectories for step in trajectory.steps]
     owner = np.repeat(np.arange(len(trajectories)), [len(t.steps) for t in trajectories])
-    tasks: dict[tuple[bytes, bytes, float], int] = {}
-    vectors: list[SparseVector] = []
+    tasks: dict[tuple[object, ...], int] = {}
+    vectors: list[TextVector] = []
     n, u = len(steps), len(universe.tools)
     task, last = np.zeros(n, np.int64), np.full(n, u, np.int64)
     offered, allowed = np.zeros((n, u + 1), np.bool_), np.zeros((n, u), np.bool_)
     repeat_ok, repeat_error = np.zeros((n, u + 1)), np.zeros((n, u + 1))
     action, failed = np.zeros((n, u + 1)), np.zeros((n, u + 1))
+    down = np.zeros((n, u + 1), np.bool_)
     offered[:, u] = True
     for i, step in enumerate(steps):
-        key = (step.x.index.tobytes(), step.x.quantised.tobytes(), step.x.scale)
+        key = _key(step.x)
         if key not in tasks:
             tasks[key] = len(vectors)
             vectors.append(step.x)
@@ -142,6 +148,7 @@ def step_arrays(
         allowed[i, list(step.offered)] = step.allowed
         action[i, list(step.called) if step.called else u] = 1.0
         failed[i, list(step.failed)] = 1.0
+        down[i, list(step.down)] = True
         for call in step.history:
             column = universe.index.get(call.tool)
             if column is not None:
@@ -168,6 +175,7 @@ def step_arrays(
             failed=failed,
             wrong=failed.sum(axis=1) > 0,
             alone=np.array([s.alone for s in steps], np.bool_),
+            down=down,
         ),
         task_arrays(vectors, universe),
         steps,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentgym.policy.arms import Exploration, distribution
-from agentgym.policy.evaluate import Catalogue, evaluate
+from agentgym.policy.evaluate import Scorer
 from agentgym.policy.parameters import Parameters
 from agentgym_daemon.learning.arrays import Flags, Floats
 from agentgym_daemon.learning.dataset import Dataset, Step
@@ -28,25 +28,16 @@ class Churn:
 
 
 def estimates(policy: Parameters, dataset: Dataset, steps: Sequence[Step]) -> tuple[Floats, Floats]:
-    """p over universe and RESPOND (N, U + 1), and q (N,), by the agent's own `evaluate`."""
+    """p over universe and RESPOND (N, U + 1), and q (N,), by the agent's own evaluation."""
     right, alone = np.zeros((len(steps), len(dataset.tools) + 1)), np.zeros(len(steps))
-    known: dict[tuple[int, ...], Catalogue] = {}
+    known: dict[tuple[int, ...], Scorer] = {}
     for i, step in enumerate(steps):
         if step.offered not in known:
-            known[step.offered] = _catalogue(dataset, step.offered)
-        result = evaluate(policy, step.x, known[step.offered], step.history)
+            known[step.offered] = Scorer(policy, dataset.universe.part(step.offered))
+        result = known[step.offered](step.x, step.history)
         right[i, [*step.offered, -1]] = result.right
         alone[i] = result.alone
     return right, alone
-
-
-def _catalogue(dataset: Dataset, offered: Sequence[int]) -> Catalogue:
-    universe = dataset.universe
-    part = Catalogue(tuple(universe.tools[i] for i in offered), dataset.hasher)
-    # Fingerprints come from the wire: they are not recomputed from what the catalogue kept.
-    part.fingerprints = tuple(universe.fingerprints[i] for i in offered)
-    part.index = {fingerprint: i for i, fingerprint in enumerate(part.fingerprints)}
-    return part
 
 
 def allowed_matrix(steps: Sequence[Step], columns: int) -> Flags:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from agentgym.policy.arms import LEAST_DEFER
 from agentgym.policy.evaluate import Catalogue
-from agentgym.policy.features import DIM, FEATURE_SCHEMA, SparseVector, TextHasher
+from agentgym.policy.features import DIM, Embedding, Featuriser, TextHasher, TextVector
 from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
 from agentgym.trajectory import Arm, ArmKind, Assignment, Fallback, PastCall, Tool
 
@@ -41,7 +41,7 @@ class GradientArm:
 class Step:
     """One decision of the scope with what came of it; tools are columns of the universe."""
 
-    x: SparseVector
+    x: TextVector
     offered: tuple[int, ...]
     allowed: tuple[bool, ...]
     history: tuple[PastCall, ...]
@@ -50,6 +50,8 @@ class Step:
     responded: bool
     alone: bool  # the agent was left alone: undecided, or the defer arm
     gradient: GradientArm | None
+    down: tuple[int, ...] = ()  # offered tools that the policy left out because they failed
+    scores: Mapping[int, float] = field(default_factory=dict)  # p of the tools that were weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Dataset:
     universe: Catalogue
     tools: tuple[str, ...]  # fingerprints, hex
     names: tuple[str, ...]
-    hasher: TextHasher
+    features: Featuriser
     trajectories: tuple[Trajectory, ...]
 
     def age(self, version: str) -> int | None:
@@ -93,14 +95,26 @@ class Dataset:
         return abs(self.versions.index(self.parent) - self.versions.index(version))
 
 
-def read_dataset(path: Path, *, extra: Sequence[tuple[str, str]] = ()) -> Dataset:
+def grams_only(key: bytes, schema: int) -> Featuriser:
+    """Features without an encoder."""
+    return Featuriser(TextHasher(key), schema=schema)
+
+
+def read_dataset(
+    path: Path,
+    *,
+    extra: Sequence[tuple[str, str]] = (),
+    featuriser: Callable[[bytes, int], Featuriser] = grams_only,
+) -> Dataset:
     """The snapshot in `path`; `extra` names tools (fingerprint, name) that it may not know.
+
+    `featuriser` makes features of tool texts from the installation's key and the feature schema.
 
     Raises ValueError when the file is cut off or holds fewer trajectories than it says.
     """
     messages = _messages(path)
     header = training_pb2.TrainingHeader.FromString(next(messages, b""))
-    reader = _Reader(header, extra)
+    reader = _Reader(header, extra, featuriser(header.feature_key, header.scope.feature_schema))
     trajectories = tuple(
         reader.trajectory(training_pb2.TrainingTrajectory.FromString(data)) for data in messages
     )
@@ -116,7 +130,7 @@ def read_dataset(path: Path, *, extra: Sequence[tuple[str, str]] = ()) -> Datase
         universe=reader.universe,
         tools=reader.tools,
         names=reader.names,
-        hasher=reader.hasher,
+        features=reader.features,
         trajectories=trajectories,
     )
 
@@ -188,11 +202,15 @@ def left_alone(record: decision_pb2.DecisionRecord) -> bool:
     return not applied or int(record.support[record.arm].kind) == ArmKind.DEFER
 
 
-def sparse_vector(features: decision_pb2.TaskFeatures) -> SparseVector | None:
+def text_vector(
+    features: decision_pb2.TaskFeatures, schema: int, embedding_dim: int
+) -> TextVector | None:
     """The features of a task, or None where they are not a vector of this schema."""
     index = np.array(features.index, np.int64)
     sound = (
-        features.feature_schema == FEATURE_SCHEMA
+        features.feature_schema == schema
+        and len(features.embedding) == embedding_dim
+        and bool(np.isfinite(features.embedding_scale))
         and len(index) == len(features.quantised)
         and (len(index) == 0 or int(index[-1]) < DIM)
         and bool((np.diff(index) > 0).all())
@@ -202,14 +220,20 @@ def sparse_vector(features: decision_pb2.TaskFeatures) -> SparseVector | None:
     if not sound:
         return None
     quantised = np.frombuffer(features.quantised, np.uint8)
-    return SparseVector(index.astype(np.uint32), quantised, features.scale)
+    embedding = None
+    if embedding_dim:
+        embedding = Embedding(np.frombuffer(features.embedding, np.int8), features.embedding_scale)
+    return TextVector(index.astype(np.uint32), quantised, features.scale, embedding)
 
 
 class _Reader:
     """Turns messages into steps over one universe of tools."""
 
     def __init__(
-        self, header: training_pb2.TrainingHeader, extra: Sequence[tuple[str, str]]
+        self,
+        header: training_pb2.TrainingHeader,
+        extra: Sequence[tuple[str, str]],
+        features: Featuriser,
     ) -> None:
         texts = {tool.fingerprint: Tool(tool.name, tool.description) for tool in header.tools}
         # A tool without a text can only be a past call: a step that offers it cannot be recomputed.
@@ -218,14 +242,17 @@ class _Reader:
         fingerprints = sorted(known)
         self.tools = tuple(f.hex() for f in fingerprints)
         self.names = tuple(known[f].name for f in fingerprints)
-        self.hasher = TextHasher(header.feature_key)
-        self.universe = Catalogue(tuple(known[f] for f in fingerprints), self.hasher)
+        self.features = features
+        self.universe = Catalogue(tuple(known[f] for f in fingerprints), features)
         self.universe.fingerprints = tuple(fingerprints)
         self.universe.index = {f: i for i, f in enumerate(fingerprints)}
         self._with_text = frozenset(texts)
 
     def trajectory(self, message: training_pb2.TrainingTrajectory) -> Trajectory:
-        features = {f.features_id: sparse_vector(f) for f in message.features}
+        features = {
+            f.features_id: text_vector(f, self.features.schema, self.features.embedding_dim)
+            for f in message.features
+        }
         calls: dict[bytes, list[training_pb2.TrainingCall]] = {}
         for call in message.calls:
             calls.setdefault(call.decision_id, []).append(call)
@@ -247,7 +274,7 @@ class _Reader:
     def _step(
         self,
         record: decision_pb2.DecisionRecord,
-        x: SparseVector | None,
+        x: TextVector | None,
         executed: Sequence[training_pb2.TrainingCall],
     ) -> Step | None:
         offered = list(record.offered)
@@ -272,5 +299,11 @@ class _Reader:
             failed=tuple(sorted(failed)),
             responded=not executed,
             alone=left_alone(record),
+            down=tuple(columns[i] for i in record.down if i < len(columns)),
+            scores={
+                columns[arm.tools[0]]: arm.score
+                for arm in record.support
+                if int(arm.kind) == ArmKind.FORCE and arm.tools and arm.tools[0] < len(columns)
+            },
             gradient=gradient_arm(record, columns),
         )

@@ -119,7 +119,7 @@ def _likelihood(
     if n < _LEAST_HELD_OUT:
         reason = f"skipped: {n} held-out rewarded trajectories, {_LEAST_HELD_OUT} are needed"
         return Check("likelihood", None, reason, {"trajectories": n})
-    before = initial(dataset.tools, dataset.names) if incumbent is None else incumbent
+    before = incumbent or initial(dataset.tools, dataset.names, dataset.features.embedding_dim)
     shares = (credit.tolerance(rewarded, settings), credit.visible_share(rewarded))
     old = replay_surprise(before, dataset, held_out, settings=settings, shares=shares)
     new = replay_surprise(candidate, dataset, held_out, settings=settings, shares=shares)

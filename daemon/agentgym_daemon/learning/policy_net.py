@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from agentgym.policy.parameters import EFFECTS, Parameters
-from agentgym_daemon.learning.arrays import ArmArrays, Ints, StepArrays, TaskArrays
+from agentgym_daemon.learning.arrays import ArmArrays, Floats, Ints, StepArrays, TaskArrays
 
 Tensors = Mapping[str, Tensor]
 _EFFECT = {name: i for i, name in enumerate(EFFECTS)}
 
 
-def to_tensors(parameters: Parameters) -> dict[str, Tensor]:
-    """Float64 copies of a policy's parameters."""
+def to_tensors(parameters: Parameters, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Copies of a policy's parameters."""
     return {
-        name: torch.from_numpy(np.array(parameters[name], np.float64))
+        name: torch.from_numpy(np.array(parameters[name], np.float64)).to(dtype)
         for name in sorted(parameters.tensors)
     }
 
@@ -37,11 +37,15 @@ def to_parameters(like: Parameters, tensors: Tensors) -> Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """log p over offered tools and RESPOND (-inf elsewhere), and the logit of q."""
+    """log p over offered tools and RESPOND (-inf elsewhere), and the logit of q.
+
+    Tools that are down have no part in p; `working` is the share of p that the others had before.
+    """
 
     log_right: Tensor  # (N, U + 1)
     alone: Tensor  # (N,)
     alone_apart: Tensor  # (N,) the same number, without a gradient into p's parameters
+    working: Tensor | None = None  # (N,); None: no tool is down at any step
 
     @property
     def right(self) -> Tensor:
@@ -50,23 +54,35 @@ class Estimates:
 
     def take(self, rows: Tensor) -> Estimates:
         """The estimates of some rows."""
-        return Estimates(self.log_right[rows], self.alone[rows], self.alone_apart[rows])
+        working = None if self.working is None else self.working[rows]
+        return Estimates(self.log_right[rows], self.alone[rows], self.alone_apart[rows], working)
 
 
 class PolicyNet:
     """Evaluates any parameters on fixed steps; holds the steps as tensors, no parameters."""
 
-    def __init__(self, steps: StepArrays, tasks: TaskArrays) -> None:
-        self._tasks = tasks
-        self._task = steps.task
+    def __init__(
+        self, steps: StepArrays, tasks: TaskArrays, dtype: torch.dtype = torch.float64
+    ) -> None:
+        def number(array: Floats) -> Tensor:
+            return torch.from_numpy(array).to(dtype)
+
+        self._dtype = dtype
+        self._task, self._rows = steps.task, tasks.rows
+        self._bucket, self._value = torch.from_numpy(tasks.bucket), number(tasks.value)
+        self._embedding = number(tasks.embedding)
+        self._tool_embedding = number(tasks.tool_embedding)
+        every = torch.from_numpy(tasks.rows.start)
+        grams = number(tasks.tool_grams)
+        self._alike = grams.T @ grams  # (U, U)
+        similar = _bags(grams, self._bucket, self._value, every)
+        self._similar = functional.pad(similar, (0, 1))  # (K, U + 1)
         self._offered = torch.from_numpy(steps.offered)
+        self._down, self._any_down = torch.from_numpy(steps.down), bool(steps.down.any())
         self._last = torch.from_numpy(steps.last)
-        self._repeat_ok = torch.from_numpy(steps.repeat_ok)
-        self._repeat_error = torch.from_numpy(steps.repeat_error)
-        self._first = torch.from_numpy(steps.first)
-        self._ok_calls = torch.from_numpy(steps.ok_calls)
-        self._stage = torch.from_numpy(steps.stage)
-        self._after_error = torch.from_numpy(steps.after_error)
+        self._repeat_ok, self._repeat_error = number(steps.repeat_ok), number(steps.repeat_error)
+        self._first, self._ok_calls = number(steps.first), number(steps.ok_calls)
+        self._stage, self._after_error = torch.from_numpy(steps.stage), number(steps.after_error)
         self.columns = steps.columns
 
     def __call__(self, parameters: Tensors, chosen: Ints | None = None) -> Estimates:
@@ -74,54 +90,59 @@ class PolicyNet:
         rows = np.arange(len(self._task)) if chosen is None else chosen
         tasks, inverse = np.unique(self._task[rows], return_inverse=True)
         row, of_task = torch.from_numpy(rows), torch.from_numpy(inverse.reshape(-1))
-        linear = self._linear(parameters, tasks)[of_task]
-        u = self.columns - 1
+        learned, own = (part[of_task] for part in self._linear(parameters, tasks))
         stage = self._stage[row]
         # before any call, whether one is needed at all is left to the bias
-        learned = torch.cat((linear[:, :u], linear[:, u : u + 1] * stage[:, None]), 1)
-        z = (
-            self._similar(parameters, tasks)[of_task]
-            + learned
-            + parameters["tool.bias"]
-            + self._past(parameters, row)
-        )
-        log_right = z.masked_fill(~self._offered[row], -torch.inf).log_softmax(1)
+        learned = torch.cat((learned[:, :-1], learned[:, -1:] * stage[:, None]), 1)
+        z = learned + parameters["tool.bias"] + self._past(parameters, row)
+        log_all = z.masked_fill(~self._offered[row], -torch.inf).log_softmax(1)
         own = (
-            linear[:, u + 1 :].gather(1, stage[:, None]).squeeze(1)
+            own.gather(1, stage[:, None]).squeeze(1)
             + parameters["defer.bias"][stage]
             + parameters["history.effect"][_EFFECT["defer_after_error"]] * self._after_error[row]
         )
-        right, preference = log_right.exp(), parameters["defer.tool"]
-        return Estimates(log_right, own + right @ preference, own + right.detach() @ preference)
+        right, preference = log_all.exp(), parameters["defer.tool"]
+        log_right, working = log_all, None
+        if self._any_down:
+            down = self._down[row]
+            lost = right.masked_fill(~down, 0.0)
+            asked = z + lost @ self._substitutes(parameters)
+            log_right = asked.masked_fill(down | ~self._offered[row], -torch.inf).log_softmax(1)
+            working = 1.0 - lost.sum(1)
+        alone, apart = own + right @ preference, own + right.detach() @ preference
+        return Estimates(log_right, alone, apart, working)
 
-    def _linear(self, parameters: Tensors, tasks: Ints) -> Tensor:
-        """x . [W, D] per task."""
-        entries, offset = self._tasks.rows.take(tasks)
-        weight = torch.cat((parameters["tool.weight"], parameters["defer.weight"]), 1)
-        return functional.embedding_bag(
-            torch.from_numpy(self._tasks.bucket[entries]),
-            weight,
-            torch.from_numpy(offset),
-            mode="sum",
-            per_sample_weights=torch.from_numpy(self._tasks.value[entries]),
-            include_last_offset=True,
-        )
+    def _linear(self, parameters: Tensors, tasks: Ints) -> tuple[Tensor, Tensor]:
+        """Per task: tools and RESPOND (K, U + 1), and defer before and after a call (K, 2)."""
+        entries, offset = self._rows.take(tasks)
+        entry, start, task = (torch.from_numpy(a) for a in (entries, offset, tasks))
+        bucket, value = self._bucket[entry], self._value[entry]
+        tools = _bags(parameters["tool.weight"], bucket, value, start)
+        tools = tools + parameters["similarity.gain"] * self._similar[task]
+        own = _bags(parameters["defer.weight"], bucket, value, start)
+        if "meaning.map" not in parameters:
+            return tools, own
+        embedding = self._embedding[task]
+        meaning = self._meaning(parameters)
+        tools = tools + embedding @ parameters["tool.embedding"]
+        tools = tools + functional.pad(embedding @ meaning, (0, 1))
+        return tools, own + embedding @ parameters["defer.embedding"]
 
-    def _similar(self, parameters: Tensors, tasks: Ints) -> Tensor:
-        """gain * sum_b g_b x_b c_tb per task and tool; 0 for RESPOND."""
-        rows = self._tasks.similar_rows
-        entries, offset = rows.take(tasks)
-        task = np.repeat(np.arange(len(tasks)), np.diff(offset))
-        cell = torch.from_numpy(task * self.columns + self._tasks.similar_tool[entries])
-        bucket = torch.from_numpy(self._tasks.similar_bucket[entries])
-        value = torch.from_numpy(self._tasks.similar_value[entries])
-        flat = torch.zeros(len(tasks) * self.columns, dtype=torch.float64)
-        flat = flat.index_add(0, cell, value * parameters["similarity.bucket"][bucket])
-        return parameters["similarity.gain"] * flat.view(len(tasks), self.columns)
+    def _meaning(self, parameters: Tensors) -> Tensor:
+        """Similarity of every embedding to every tool's, as a matrix (E, U)."""
+        return parameters["meaning.gain"] * (parameters["meaning.map"] @ self._tool_embedding)
+
+    def _substitutes(self, parameters: Tensors) -> Tensor:
+        """Similarity of every tool's text, taken for a task, to every tool: (U + 1, U + 1)."""
+        similar = parameters["similarity.gain"] * self._alike
+        if "meaning.map" in parameters:
+            meaning = self._meaning(parameters)
+            similar = similar + self._tool_embedding.T @ meaning
+        return functional.pad(similar, (0, 1, 0, 1))
 
     def _past(self, parameters: Tensors, row: Tensor) -> Tensor:
         transition, effect = parameters["history.transition"], parameters["history.effect"]
-        none = torch.zeros((1, self.columns), dtype=torch.float64)
+        none = torch.zeros((1, self.columns), dtype=self._dtype)
         respond = (
             effect[_EFFECT["respond_first"]] * self._first[row]
             + effect[_EFFECT["respond_per_ok"]] * self._ok_calls[row]
@@ -135,20 +156,30 @@ class PolicyNet:
         return past + functional.pad(respond[:, None], (self.columns - 1, 0))
 
 
+def _bags(weight: Tensor, bucket: Tensor, value: Tensor, start: Tensor) -> Tensor:
+    """x . weight of sparse rows x, which begin at `start` and end at its last entry."""
+    return functional.embedding_bag(
+        bucket, weight, start, mode="sum", per_sample_weights=value, include_last_offset=True
+    )
+
+
 class ArmNet:
     """Probabilities of sampled arms, as `agentgym.policy.arms.distribution` gives them."""
 
-    def __init__(self, arms: ArmArrays) -> None:
-        self._member = torch.from_numpy(arms.member)
+    def __init__(self, arms: ArmArrays, dtype: torch.dtype = torch.float64) -> None:
+        self._member = torch.from_numpy(arms.member).to(dtype)
         self._present = torch.from_numpy(arms.present)
-        self._temperature = torch.from_numpy(arms.temperature)
-        self._spread = torch.from_numpy(arms.spread)
-        self._mass = torch.from_numpy(arms.mass)
+        self._temperature = torch.from_numpy(arms.temperature).to(dtype)
+        self._spread = torch.from_numpy(arms.spread).to(dtype)
+        self._mass = torch.from_numpy(arms.mass).to(dtype)
 
     def scores(self, estimates: Estimates, rows: Tensor) -> Tensor:
         """q for defer, p of the tool for force, p of the set and RESPOND for show."""
         tools = torch.einsum("pac,pc->pa", self._member[rows], estimates.right)
-        return torch.cat((estimates.alone.sigmoid()[:, None], tools[:, 1:]), 1)
+        alone = estimates.alone.sigmoid()
+        if estimates.working is not None:
+            alone = alone * estimates.working
+        return torch.cat((alone[:, None], tools[:, 1:]), 1)
 
     def probabilities(self, estimates: Estimates, rows: Tensor) -> Tensor:
         """pi over the support of each row; `estimates` are aligned with `rows`."""

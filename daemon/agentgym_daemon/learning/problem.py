@@ -18,6 +18,14 @@ from agentgym_daemon.learning.settings import LearningSettings
 _NO_CHANCE = -1e9  # log of a product that is 0
 
 
+_DTYPE = torch.float32
+"""Of the gradient steps; what must be exact (`ratio_error`) is computed in float64."""
+
+
+def _number(array: Floats) -> Tensor:
+    return torch.from_numpy(array).to(_DTYPE)
+
+
 class Problem:
     """The training data as tensors, and the loss of any parameters on any trajectories."""
 
@@ -28,21 +36,22 @@ class Problem:
         arrays, tasks, steps = step_arrays(trajectories, dataset.universe)
         self.size, self.count = len(steps), len(trajectories)
         self._rows = Ragged(np.searchsorted(arrays.trajectory, np.arange(self.count + 1)))
-        self._net = PolicyNet(arrays, tasks)
+        self._net = PolicyNet(arrays, tasks, _DTYPE)
+        self._exactly = (arrays, tasks)
         self._owner = arrays.trajectory
-        self._action = torch.from_numpy(arrays.action)
-        self._failed = torch.from_numpy(arrays.failed)
+        self._action = torch.from_numpy(arrays.action).to(_DTYPE)
+        self._failed = torch.from_numpy(arrays.failed).to(_DTYPE)
         self._wrong = torch.from_numpy(arrays.wrong)
         self._alone = torch.from_numpy(arrays.alone)
 
         rewarded = np.array([t.reward is not None for t in trajectories], np.bool_)
         rewards = np.array([t.reward or 0.0 for t in trajectories])
-        self._rewarded, self._rewards = torch.from_numpy(rewarded), torch.from_numpy(rewards)
+        self._rewarded, self._rewards = torch.from_numpy(rewarded), _number(rewards)
         self.tolerance = credit.tolerance(trajectories, settings)
         self.visible = credit.visible_share(trajectories) * settings.quiet_evidence
         acted = 1.0 - arrays.action[:, -1]  # a RESPOND cannot fail visibly
-        self._visible = torch.from_numpy(acted * self.visible)
-        self._known = torch.from_numpy(self._known_factors(trajectories))
+        self._visible = _number(acted * self.visible)
+        self._known = _number(self._known_factors(trajectories))
 
         ages = {version: dataset.age(version) for version in dataset.versions}
         chosen = [
@@ -63,13 +72,13 @@ class Problem:
             ],
             np.int64,
         )
-        self._arms, self._arm_step = ArmNet(arms), arms.step
+        self._arm_arrays, self._arms, self._arm_step = arms, ArmNet(arms, _DTYPE), arms.step
         self._arm = torch.from_numpy(arms.arm)
-        self._propensity = torch.from_numpy(arms.propensity)
+        self._propensity = _number(arms.propensity)
         self._position = np.full(self.size, -1, np.int64)
         self._position[arms.step] = np.arange(len(chosen))
         advantage, weight = self._broadcast(rewards)
-        self._advantage, self._weight = torch.from_numpy(advantage), torch.from_numpy(weight)
+        self._advantage, self._weight = _number(advantage), _number(weight)
 
     def _known_factors(self, trajectories: Sequence[Trajectory]) -> Floats:
         """log of the factors of P(R = 1) that no parameter changes: tau^e, and unscored steps."""
@@ -94,10 +103,15 @@ class Problem:
         """max |pi(arm) / logged propensity - 1| over the parent's steps."""
         if not len(self.of_parent):
             return None
+        positions = torch.from_numpy(self.of_parent)
         with torch.no_grad():
-            estimates = self._net(to_tensors(parameters), self._arm_step[self.of_parent])
-            ratio = self._ratio(estimates, torch.from_numpy(self.of_parent))
-        return float((ratio - 1.0).abs().max())
+            estimates = PolicyNet(*self._exactly)(
+                to_tensors(parameters), self._arm_step[self.of_parent]
+            )
+            probabilities = ArmNet(self._arm_arrays).probabilities(estimates, positions)
+            taken = probabilities.gather(1, self._arm[positions, None]).squeeze(1)
+            propensity = torch.from_numpy(self._arm_arrays.propensity)[positions]
+        return float((taken / propensity - 1.0).abs().max())
 
     def _ratio(self, estimates: Estimates, positions: Tensor) -> Tensor:
         probabilities = self._arms.probabilities(estimates, positions)
@@ -144,13 +158,13 @@ class Problem:
         labelled = self._alone[row] & (rewarded[owner] | wrong)
         defer = losses.defer_loss(
             estimates.alone_apart,
-            torch.where(wrong, 0.0, torch.from_numpy(target)),
-            labelled.to(torch.float64),
+            torch.where(wrong, 0.0, _number(target)),
+            labelled.to(_DTYPE),
         )
         stop = losses.stop_loss(
             estimates.log_right[:, -1],
             self._action[row, -1] > 0,
-            self._alone[row].to(torch.float64),
+            self._alone[row].to(_DTYPE),
         )
         replay = outcome + errors + defer - log_quiet[~wrong].sum()
         return replay + self._settings.stop_weight * stop

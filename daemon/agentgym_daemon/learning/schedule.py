@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GROWTH = 0.08
+"""A smaller share of new data would change little, and a training costs more with all of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -21,11 +24,11 @@ class Progress:
 def due(
     progress: Progress, last_ns: int | None, now_ns: int, *, trajectories: int, minutes: float
 ) -> bool:
-    """Whether `trajectories` new ones are there, or some are and `minutes` have passed.
+    """Whether `trajectories` new ones are there (more of a large history), or some and it is time.
 
     A scope that was never trained (`last_ns` None) waits for the full number.
     """
-    if progress.new >= trajectories:
+    if progress.new >= max(trajectories, GROWTH * progress.rewarded_at_last):
         return True
     if last_ns is None or progress.new <= 0:
         return False

@@ -21,16 +21,18 @@ class LearningSettings:
     quiet_evidence: float = 1.0  # how far the absence of a visible error counts; 0 = not at all
     stop_weight: float = 1.0  # how far an agent's own stopping says that a task is done
     # optimiser
-    rounds: int = 60  # gradient steps of one training
-    batch: int = 512  # trajectories of one gradient step
-    rate_weight: float = 0.1
-    rate_bias: float = 0.1
-    rate_similarity: float = 0.1
-    rate_defer: float = 0.1
-    l2_weight: float = 0.05  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
+    rounds: int = 30  # gradient steps of one training
+    batch: int = 256  # trajectories of one gradient step
+    rate_weight: float = 0.03
+    rate_bias: float = 0.03
+    rate_gain: float = 0.2
+    rate_map: float = 0.0002
+    rate_defer: float = 0.05
+    l2_weight: float = 0.02  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
     l2_bias: float = 0.1
-    l2_similarity: float = 0.1
-    l2_defer: float = 0.3
+    l2_gain: float = 0.01
+    l2_map: float = 20.0
+    l2_defer: float = 0.1
     # policy gradient
     pg_weight: float = 0.1
     clip: float = 0.2

@@ -23,11 +23,19 @@ from agentgym_daemon.learning.settings import LearningSettings
 MEMORY_ENV = "AGENTGYM_TRAINER_MEMORY_BYTES"
 NICE_ENV = "AGENTGYM_TRAINER_NICE"
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-_COMMAND = (sys.executable, "-m", "agentgym_daemon.learning.worker")
+_MODULES = {
+    "torch": "agentgym_daemon.learning.worker",
+    "lightning": "agentgym_daemon.learning.lightning",
+}
 _START_TIMEOUT_S = 120.0
 _GRACE_S = 2.0
 _TAIL_BYTES = 2000
 _LONGEST_BACK_OFF_S = 60.0
+
+
+def command_of(engine: str = "torch", python: Path | None = None) -> tuple[str, ...]:
+    """How an engine's process is started, by default with the interpreter of this one."""
+    return (str(python or sys.executable), "-m", _MODULES[engine])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class TrainJob:
     created_unix_nano: int
     seed: int
     parent: Path | None = None
+    encoder: Path | None = None
     settings: LearningSettings = field(default_factory=LearningSettings)
 
 
@@ -124,10 +133,11 @@ class Trainer:
         timeout_s: float = 600.0,
         memory_bytes: int = 0,
         nice: int = 19,
-        command: Sequence[str] = _COMMAND,
+        command: Sequence[str] = (),
         back_off_s: float = 1.0,
     ) -> None:
-        self._log_path, self._timeout_s, self._command = log_path, timeout_s, tuple(command)
+        self._log_path, self._timeout_s = log_path, timeout_s
+        self._command = tuple(command) or command_of()
         self._environ = {
             **os.environ,
             **_THREADS,
@@ -258,6 +268,7 @@ def _message(job: TrainJob, number: int) -> dict[str, Any]:
         "id": number,
         "snapshot": str(job.snapshot),
         "parent": None if job.parent is None else str(job.parent),
+        "encoder": None if job.encoder is None else str(job.encoder),
         "out": str(job.out),
         "version": job.version,
         "created_unix_nano": job.created_unix_nano,

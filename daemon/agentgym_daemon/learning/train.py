@@ -30,8 +30,11 @@ from agentgym_daemon.learning.settings import LearningSettings
 _GROUPS = {
     "tool.weight": "weight",
     "tool.bias": "bias",
-    "similarity.gain": "similarity",
-    "similarity.bucket": "similarity",
+    "similarity.gain": "gain",
+    "meaning.gain": "gain",
+    "meaning.map": "map",
+    "tool.embedding": "weight",
+    "defer.embedding": "defer",
     "history.transition": "bias",
     "history.effect": "bias",
     "defer.weight": "defer",
@@ -40,6 +43,7 @@ _GROUPS = {
 }
 _LAST_RATE = 0.1  # the learning rate falls linearly to this share of itself
 _SHRINK, _MAX_TRIES = 0.75, 16
+_BETAS = (0.9, 0.98)
 
 
 class RatioError(RuntimeError):
@@ -63,6 +67,7 @@ class TrainReport:
     loss_last: float
     beta: float
     churn: dict[str, float] | None  # None: there is no incumbent
+    stale: int = 0  # left out: they tell of tools what is not true at present
 
     def plain(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -76,7 +81,7 @@ def train(
 
     Raises RatioError when decisions of the parent version cannot be recomputed.
     """
-    prior = initial(dataset.tools, dataset.names)
+    prior = initial(dataset.tools, dataset.names, dataset.features.embedding_dim)
     start = prior if parent is None else extend(parent, dataset.tools, dataset.names)
     usable = [t for t in dataset.trajectories if t.steps and _informative(t)]
     kept = [t for t in usable if not t.held_out(settings.held_out_in)]
@@ -125,13 +130,17 @@ def _descend(
     seed: int,
 ) -> tuple[dict[str, Tensor], float, float]:
     """Adam from `start` over seeded minibatches; also the first and the last loss."""
-    tensors = {name: t.requires_grad_() for name, t in to_tensors(start).items()}
-    anchor = to_tensors(prior)
+    tensors = {n: t.requires_grad_() for n, t in to_tensors(start, torch.float32).items()}
+    anchor = to_tensors(prior, torch.float32)
     if not problem.count:
         return tensors, 0.0, 0.0
-    rates = {name: getattr(settings, f"rate_{group}") for name, group in _GROUPS.items()}
-    strengths = {name: getattr(settings, f"l2_{group}") for name, group in _GROUPS.items()}
-    optimiser = torch.optim.Adam([{"params": [tensors[n]], "lr": rates[n]} for n in _GROUPS])
+    rates = {name: getattr(settings, f"rate_{_GROUPS[name]}") for name in tensors}
+    strengths = {name: getattr(settings, f"l2_{_GROUPS[name]}") for name in tensors}
+    optimiser = torch.optim.Adam(
+        [{"params": [tensors[n]], "lr": rates[n]} for n in tensors],
+        betas=_BETAS,
+        fused=True,
+    )
     schedule = torch.optim.lr_scheduler.LinearLR(
         optimiser, 1.0, _LAST_RATE, total_iters=settings.rounds
     )
@@ -139,10 +148,11 @@ def _descend(
     for batch in _batches(problem.count, settings, np.random.default_rng(seed)):
         optimiser.zero_grad()
         loss = problem.loss(tensors, batch)
-        for name, tensor in tensors.items():
-            pull = 0.5 * strengths[name] / problem.count
-            loss = loss + pull * (tensor - anchor[name]).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks one
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if tensor.grad is not None:
+                    tensor.grad.add_(tensor - anchor[name], alpha=strengths[name] / problem.count)
         optimiser.step()
         schedule.step()
         values.append(float(loss.detach()))

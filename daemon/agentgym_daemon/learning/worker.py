@@ -15,51 +15,64 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
 from agentgym.policy import snapshot
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.snapshot import Snapshot
-from agentgym_daemon.learning import gate
-from agentgym_daemon.learning.dataset import Dataset, read_dataset
+from agentgym_daemon.encoders.choice import featuriser_from
+from agentgym_daemon.learning.dataset import Dataset, grams_only, read_dataset
+from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.settings import LearningSettings
 
 MEMORY_ENV = "AGENTGYM_TRAINER_MEMORY_BYTES"
 NICE_ENV = "AGENTGYM_TRAINER_NICE"
 _NICE = "19"
+ENGINE = "torch"
+"""Name of this engine in a version's lineage; `learning.lightning` says its own in the job."""
+Run = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Trains, writes the candidate atomically, and passes the file that was written to the gate."""
-    from agentgym_daemon.learning.train import train  # torch: not needed to read a job
-
+    """Trains, passes the candidate to the gate, and writes its file atomically."""
     settings = LearningSettings.of(job.get("settings", {}))
     parent = _load(job.get("parent"))
     known = (
         () if parent is None else zip(parent.parameters.tools, parent.parameters.names, strict=True)
     )
-    dataset = read_dataset(Path(job["snapshot"]), extra=tuple(known))
-    candidate, report = train(
-        dataset, parent.parameters if parent else None, settings=settings, seed=job["seed"]
+    dataset = read_dataset(
+        Path(job["snapshot"]), extra=tuple(known), featuriser=_featuriser(job.get("encoder"))
     )
-    data = snapshot.dump(candidate, _manifest(job, dataset, parent, settings))
-    _write(Path(job["out"]), data)
-    sha256 = snapshot.digest(data)
-    receipt = gate.tier0(
-        Path(job["out"]).read_bytes(),
-        sha256,
+    outcome = improve(
         dataset,
-        incumbent=parent.parameters if parent else None,
+        parent.parameters if parent else None,
+        _manifest(job, dataset, parent, settings),
         settings=settings,
+        seed=job["seed"],
     )
+    _write(Path(job["out"]), outcome.data)
     return {
-        "report": report.plain(),
-        "receipt": receipt.plain(),
-        "sha256": sha256,
-        "size": len(data),
+        "report": outcome.report.plain(),
+        "receipt": outcome.receipt.plain(),
+        "sha256": outcome.sha256,
+        "size": len(outcome.data),
     }
+
+
+def _featuriser(encoder: str | None) -> Callable[[bytes, int], Featuriser]:
+    """Features with the encoder in a file; the file stays loaded for the next job."""
+    if encoder is None:
+        return grams_only
+    return lambda key, schema: _loaded(encoder, key, schema)
+
+
+@lru_cache(maxsize=1)
+def _loaded(encoder: str, key: bytes, schema: int) -> Featuriser:
+    return featuriser_from(Path(encoder).read_bytes(), TextHasher(key), schema)
 
 
 def _load(path: str | None) -> Snapshot | None:
@@ -93,6 +106,7 @@ def _manifest(
             ),
             "parent_sha256": parent.sha256 if parent else "",
             "code_version": _code_version(),
+            "engine": job.get("engine", ENGINE),
             "seed": job["seed"],
             "settings": settings.plain(),
         },
@@ -115,14 +129,14 @@ def _write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def serve(lines: TextIO, out: TextIO) -> None:
+def serve(lines: TextIO, out: TextIO, *, run: Run = run_job) -> None:
     """Answers jobs until `lines` end; a failed job is an answer, not an end."""
     for line in lines:
         answer: dict[str, Any] = {"id": None}
         try:
             job = json.loads(line)
             answer["id"] = job["id"]
-            answer |= {"ok": True, **run_job(job)}
+            answer |= {"ok": True, **run(job)}
         except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not hidden
             answer |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
         out.write(json.dumps(answer, allow_nan=False) + "\n")
@@ -136,7 +150,7 @@ def limit(environ: Mapping[str, str]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
-def main() -> None:
+def main(run: Run = run_job) -> None:
     """Runs the worker on this process's pipes."""
     # What a library prints must not land between the answers.
     out, sys.stdout = sys.stdout, sys.stderr
@@ -146,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
     out.flush()
-    serve(sys.stdin, out)
+    serve(sys.stdin, out, run=run)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from agentgym import semconv
 from agentgym.policy.arms import Exploration, distribution
-from agentgym.policy.evaluate import Catalogue, Evaluation, Vector, evaluate
-from agentgym.policy.features import FEATURE_SCHEMA, SparseVector, TextHasher
+from agentgym.policy.evaluate import Catalogue, Evaluation, Scorer, Vector
+from agentgym.policy.features import Featuriser
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import common_pb2, decision_pb2, trajectory_pb2
 from agentgym.trajectory import PastCall, Tool
+from agentgym_daemon.learning.dataset import text_vector
 
 EXECUTE_TOOL = "execute_tool"
 NOT_RECOMPUTABLE = -1.0
@@ -26,13 +29,13 @@ def explain(
     decision: decision_pb2.DecisionRecord,
     *,
     parameters_of: ParametersOf,
-    hasher: TextHasher,
+    features: Featuriser,
 ) -> trajectory_pb2.Explanation:
     """One decision of a stored trajectory, recomputed from its stored features where possible."""
     tools = {tool.fingerprint: tool for tool in trajectory.tools}
     names = [_name(tools, fingerprint) for fingerprint in decision.offered]
-    features = {f.features_id: f for f in trajectory.features}.get(decision.features_id)
-    evaluation = _evaluate(decision, features, tools, parameters_of, hasher)
+    task = {f.features_id: f for f in trajectory.features}.get(decision.features_id)
+    evaluation, parts = _evaluate(decision, task, tools, parameters_of, features)
     executed = [
         span.tool
         for span in trajectory.spans
@@ -40,46 +43,39 @@ def explain(
     ]
     return trajectory_pb2.Explanation(
         decision=decision,
-        arms=[
-            _arm(arm, i == decision.arm, names, evaluation)
-            for i, arm in enumerate(decision.support)
-        ],
+        arms=[_arm(arm, i == decision.arm, names, parts) for i, arm in enumerate(decision.support)],
         offered=names,
         executed=executed,
-        summary=_summary(decision, names, executed),
+        summary=_summary(decision, names, executed, origin=_origin(trajectory)),
         recomputed_error=_error(decision, evaluation),
     )
 
 
 def _evaluate(
     decision: decision_pb2.DecisionRecord,
-    features: decision_pb2.TaskFeatures | None,
+    task: decision_pb2.TaskFeatures | None,
     tools: Mapping[bytes, common_pb2.Tool],
     parameters_of: ParametersOf,
-    hasher: TextHasher,
-) -> Evaluation | None:
+    features: Featuriser,
+) -> tuple[Evaluation | None, dict[str, Vector]]:
+    """The estimates and their parts; nothing where they cannot be computed again."""
     known = all(fingerprint in tools for fingerprint in decision.offered)
-    if not decision.support or features is None or not known:
-        return None
-    if features.feature_schema != FEATURE_SCHEMA:
-        return None
+    if not decision.support or task is None or not known:
+        return None, {}
+    x = text_vector(task, features.schema, features.embedding_dim)
     parameters = parameters_of(decision.policy_version)
-    if parameters is None:
-        return None
-    x = SparseVector(
-        np.array(features.index, np.uint32),
-        np.frombuffer(features.quantised, np.uint8),
-        features.scale,
-    )
+    if x is None or parameters is None:
+        return None, {}
     history = [PastCall(call.tool, call.error) for call in decision.history]
-    return evaluate(parameters, x, _catalogue(decision.offered, tools, hasher), history)
+    scorer = Scorer(parameters, _catalogue(decision.offered, tools, features))
+    return scorer(x, history, decision.down), scorer.parts(x, history)
 
 
 def _catalogue(
-    offered: Sequence[bytes], tools: Mapping[bytes, common_pb2.Tool], hasher: TextHasher
+    offered: Sequence[bytes], tools: Mapping[bytes, common_pb2.Tool], features: Featuriser
 ) -> Catalogue:
     entries = [tools[fingerprint] for fingerprint in offered]
-    catalogue = Catalogue(tuple(Tool(tool.name, tool.description) for tool in entries), hasher)
+    catalogue = Catalogue(tuple(Tool(tool.name, tool.description) for tool in entries), features)
     # The fingerprints are the sender's: they cover schemas, which do not enter the features.
     catalogue.fingerprints = tuple(offered)
     catalogue.index = {fingerprint: i for i, fingerprint in enumerate(offered)}
@@ -118,17 +114,15 @@ def _score(arm: decision_pb2.Arm, evaluation: Evaluation) -> float:
 
 
 def _arm(
-    arm: decision_pb2.Arm, taken: bool, names: Sequence[str], evaluation: Evaluation | None
+    arm: decision_pb2.Arm, taken: bool, names: Sequence[str], parts: Mapping[str, Vector]
 ) -> trajectory_pb2.ExplainedArm:
-    parts = {}
-    if evaluation is not None and arm.kind == _KINDS.KIND_FORCE:
-        parts = {name: float(part[arm.tools[0]]) for name, part in evaluation.parts.items()}
+    tool = arm.tools[0] if arm.kind == _KINDS.KIND_FORCE else None
     return trajectory_pb2.ExplainedArm(
         arm=_label(arm, names),
         score=arm.score,
         probability=arm.probability,
         taken=taken,
-        parts=parts,
+        parts={} if tool is None else {name: float(part[tool]) for name, part in parts.items()},
     )
 
 
@@ -143,12 +137,26 @@ def _name(tools: Mapping[bytes, common_pb2.Tool], fingerprint: bytes) -> str:
     return tools[fingerprint].name if fingerprint in tools else fingerprint.hex()
 
 
+def _origin(trajectory: trajectory_pb2.Trajectory) -> str:
+    """Format and hash of the file that a run was imported from; empty for a live one."""
+    if not trajectory.summary.framework.startswith(semconv.IMPORT_PREFIX):
+        return ""
+    attributes = (json.loads(span.attributes_json or "{}") for span in trajectory.spans)
+    return next((str(a[semconv.IMPORTED]) for a in attributes if semconv.IMPORTED in a), "a file")
+
+
 def _summary(
-    decision: decision_pb2.DecisionRecord, names: Sequence[str], executed: Sequence[str]
+    decision: decision_pb2.DecisionRecord,
+    names: Sequence[str],
+    executed: Sequence[str],
+    *,
+    origin: str,
 ) -> str:
     called = f"the model called {', '.join(executed or decision.called)}"
     if not (executed or decision.called):
         called = "the model answered without a tool"
+    if origin:
+        return f"Step {decision.step} was imported ({origin}), not decided; {called}."
     if decision.arm < 0:
         fallback = common_pb2.Fallback.Name(decision.fallback).removeprefix("FALLBACK_").lower()
         assignment = common_pb2.Assignment.Name(decision.assignment).removeprefix("ASSIGNMENT_")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from agentgym import semconv
 from agentgym.proto.v1 import policy_pb2, policy_pb2_grpc
@@ -29,11 +29,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         hub: Hub,
         *,
         handshake: policy_pb2.PolicyUpdate,
+        down: Callable[[str], Iterable[bytes]] = lambda _agent: (),
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._registry = registry
         self._hub = hub
         self._handshake = handshake
+        self._down = down
         self._heartbeat_s = heartbeat_s
         self._stopping = False
 
@@ -110,9 +112,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         update.live.extend(
             version
             for version in self._registry.book.live(request.agent)
-            if not request.feature_schemas
-            or version.scope.feature_schema in request.feature_schemas
+            if version.scope.feature_schema == self._handshake.features.number
         )
+        update.down.extend(self._down(request.agent))
         return update
 
 

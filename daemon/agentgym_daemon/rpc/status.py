@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from agentgym.errors import SnapshotError
+from agentgym.errors import EncoderError, SnapshotError
 from agentgym_daemon import errors
 
 _Servicer = TypeVar("_Servicer")
@@ -27,6 +27,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
     (errors.DirectoryError, grpc.StatusCode.UNAVAILABLE),
     (SnapshotError, grpc.StatusCode.DATA_LOSS),
+    (EncoderError, grpc.StatusCode.DATA_LOSS),
 )
 
 
@@ -47,7 +48,7 @@ def unary(
     async def call(self: _Servicer, request: _Request, context: Context) -> _Response:
         try:
             return await method(self, request, context)
-        except (errors.DaemonError, SnapshotError) as error:
+        except (errors.DaemonError, SnapshotError, EncoderError) as error:
             await context.abort(code_of(error), str(error))
             raise
 
@@ -66,7 +67,7 @@ def stream(
         try:
             async for response in method(self, request, context):
                 yield response
-        except (errors.DaemonError, SnapshotError) as error:
+        except (errors.DaemonError, SnapshotError, EncoderError) as error:
             await context.abort(code_of(error), str(error))
 
     return call

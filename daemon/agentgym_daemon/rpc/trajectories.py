@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from agentgym.errors import SnapshotError
-from agentgym.policy.features import TextHasher
+from agentgym.policy.features import Featuriser
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import decision_pb2, trajectory_pb2, trajectory_pb2_grpc
 from agentgym_daemon.errors import InvalidRequestError, NotFoundError
@@ -59,12 +59,12 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
     """Reads through cursors of its own, off the event loop."""
 
     def __init__(
-        self, store: Store, registry: Registry, tails: Tails, *, feature_key: bytes
+        self, store: Store, registry: Registry, tails: Tails, *, features: Featuriser
     ) -> None:
         self._store = store
         self._registry = registry
         self._tails = tails
-        self._hasher = TextHasher(feature_key)
+        self._features = features
 
     @unary
     async def Get(
@@ -147,7 +147,7 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
         return trajectory_pb2.ExplainResponse(
             explanations=[
                 explain(
-                    trajectory, decision, parameters_of=self._parameters_of, hasher=self._hasher
+                    trajectory, decision, parameters_of=self._parameters_of, features=self._features
                 )
                 for decision in decisions
             ]

@@ -13,6 +13,7 @@ TRAJECTORY_ID_BYTES = 16
 _MAX_TEXT = 4096
 _MAX_SCHEMA_TEXT = 256 * 1024
 _MAX_TOOLS = 4096
+_MAX_EMBEDDING = 8192
 _SUM_TOLERANCE = 1e-6
 
 
@@ -63,6 +64,8 @@ def _decision_faults(record: decision_pb2.DecisionRecord) -> Iterator[str]:
         yield f"allowed: expected none or {offered} entries, got {len(record.allowed)}"
     if any(index >= offered for index in record.shown):
         yield f"shown: expected indices below {offered}, got {list(record.shown)[:20]}"
+    if any(index >= offered for index in record.down):
+        yield f"down: expected indices below {offered}, got {list(record.down)[:20]}"
     probabilities = {
         "assignment_probability": record.assignment_probability,
         "arm_propensity": record.arm_propensity,
@@ -103,6 +106,13 @@ def _features_faults(features: decision_pb2.TaskFeatures) -> Iterator[str]:
         yield "index: expected ascending bucket numbers"
     if not 0.0 <= features.scale < math.inf:
         yield f"scale: expected a finite number of at least 0, got {features.scale}"
+    if len(features.embedding) > _MAX_EMBEDDING:
+        yield f"embedding: expected at most {_MAX_EMBEDDING} bytes, got {len(features.embedding)}"
+    if not 0.0 <= features.embedding_scale < math.inf:
+        yield (
+            "embedding_scale: expected a finite number of at least 0, got "
+            f"{features.embedding_scale}"
+        )
 
 
 def _id_faults(name: str, value: bytes, size: int) -> Iterator[str]:

@@ -143,6 +143,18 @@ def scope_reliability(cursor: Cursor, scope: Scope) -> list[Reliability]:
     return [Reliability(scope, *row) for row in rows]
 
 
+def imported(cursor: Cursor, scope: Scope) -> int:
+    """How many of the scope's ended trajectories were imported from other tools' traces."""
+    rows = fetch(
+        cursor,
+        "SELECT count(*) FROM trajectories WHERE state <> ? "
+        "AND starts_with(coalesce(framework, ''), ?) "
+        f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE})",
+        [OPEN, semconv.IMPORT_PREFIX, *scope],
+    )
+    return int(rows[0][0])
+
+
 def training_runs(cursor: Cursor, scope: Scope | None = None) -> list[TrainingRun]:
     """Runs of the trainer, oldest first, of one scope or of all."""
     rows = fetch(
@@ -192,6 +204,39 @@ def export_snapshot(
     finally:
         cursor.execute("ROLLBACK")
     return len(rows)
+
+
+def recent_trajectories(
+    cursor: Cursor, scope: Scope, limit: int
+) -> Iterator[training_pb2.TrainingTrajectory]:
+    """The newest `limit` ended trajectories of a scope, oldest first."""
+    rows = _ended(cursor, scope, limit)
+    for first in range(0, len(rows), _EXPORTED_AT_ONCE):
+        yield from _trajectories(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE])
+
+
+def ended_trajectories(
+    cursor: Cursor, scope: Scope, ids: Sequence[bytes]
+) -> list[training_pb2.TrainingTrajectory]:
+    """Those of some trajectories that have ended and have a decision of the scope, oldest first."""
+    rows = fetch(
+        cursor,
+        "SELECT no, id, reward, closed_ns FROM trajectories WHERE state <> ? "
+        "AND id IN (SELECT unnest(?::BLOB[])) AND no IN "
+        f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) ORDER BY no",
+        [OPEN, list(ids), *scope],
+    )
+    return list(_trajectories(cursor, scope, rows))
+
+
+def scopes_of(cursor: Cursor) -> list[Scope]:
+    """Every scope that has a decision."""
+    rows = fetch(
+        cursor,
+        "SELECT DISTINCT agent, agent_name, feature_schema FROM trajectory_scopes ORDER BY ALL",
+        [],
+    )
+    return [Scope(*row) for row in rows]
 
 
 def _ended(cursor: Cursor, scope: Scope, limit: int) -> list[tuple[Any, ...]]:

@@ -195,12 +195,15 @@ def idle_open(cursor: Cursor, *, before_ns: int) -> list[bytes]:
 
 
 def closed_unrewarded(cursor: Cursor, *, before_ns: int) -> list[bytes]:
-    """Trajectories that ended by themselves before `before_ns` and have no reward that counts."""
+    """Trajectories that ended by themselves before `before_ns` and have no reward that counts.
+
+    Imported ones are not among them: that nobody judged a past run says nothing.
+    """
     rows = fetch(
         cursor,
-        "SELECT id FROM trajectories "
-        "WHERE state = ? AND closed_ns < ? AND reward IS NULL ORDER BY no",
-        [CLOSED, before_ns],
+        "SELECT id FROM trajectories WHERE state = ? AND closed_ns < ? AND reward IS NULL "
+        "AND NOT starts_with(coalesce(framework, ''), ?) ORDER BY no",
+        [CLOSED, before_ns, semconv.IMPORT_PREFIX],
     )
     return [trajectory_id for (trajectory_id,) in rows]
 

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentgym import semconv
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 
 _PIPE_WIDTH = 240
@@ -101,13 +102,19 @@ def _cells(t: trajectory_pb2.TrajectorySummary) -> list[str]:
         _time(t.start_unix_nano),
         t.agent,
         t.state,
-        common_pb2.Assignment.Name(t.assignment).removeprefix("ASSIGNMENT_").lower(),
+        _assignment(t),
         t.policy_version or "-",
         str(t.tool_calls),
         str(t.tool_errors),
         f"{t.reward:.2f}" if t.HasField("reward") else "-",
         " > ".join(t.tools),
     ]
+
+
+def _assignment(t: trajectory_pb2.TrajectorySummary) -> str:
+    if t.framework.startswith(semconv.IMPORT_PREFIX):
+        return "imported"
+    return common_pb2.Assignment.Name(t.assignment).removeprefix("ASSIGNMENT_").lower()
 
 
 def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:

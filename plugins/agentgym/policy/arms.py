@@ -83,7 +83,13 @@ def _defer(evaluation: Evaluation) -> Arm:
     return Arm(ArmKind.DEFER, (), evaluation.alone, 0.0)
 
 
-def decide(arms: Sequence[Arm], exploration: Exploration, rng: random.Random | None) -> Decision:
+def decide(
+    arms: Sequence[Arm],
+    exploration: Exploration,
+    rng: random.Random | None,
+    *,
+    down: tuple[int, ...] = (),
+) -> Decision:
     """Draws an arm; without `rng` takes the best one, and then nothing was randomised."""
     scores = np.array([arm.score for arm in arms])
     if rng is None:
@@ -105,6 +111,7 @@ def decide(arms: Sequence[Arm], exploration: Exploration, rng: random.Random | N
         defer_floor=exploration.defer_floor,
         top_k=exploration.top_k,
         greedy=rng is None,
+        down=down,
     )
 
 

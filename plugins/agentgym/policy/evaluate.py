@@ -1,30 +1,47 @@
 """Evaluates a policy at one step: which tool is right, and is the agent better left alone.
 
-With task features x, offered tools t and the run's history h (all numbers in float64):
+With the task's n-grams x and embedding e, offered tools t with n-grams c_t and embeddings m_t, and
+the run's history h (all numbers in float64):
 
-    z_t = gain * sum_b x_b g_b c_tb + x . W_t + bias_t + transition[last call, t] + repeats(t, h)
+    z_t = gain * x . c_t + g e . M m_t                               similarity
+          + x . W_t + e . V_t + bias_t                                 learned
+          + transition[last call, t] + repeats(t, h)                   history
     p   = softmax over {offered tools, RESPOND} of z             P(this is the right next action)
-    q   = sigmoid(x . D_stage + d_stage + sum_t p_t a_t)         P(goes right if left alone)
+    q   = sigmoid(x . D_stage + e . F_stage + d_stage + sum_t p_t a_t)   P(goes right if left alone)
 
-where c_t are the features of the tool's name and description.
+A tool d that is down cannot be right. What the task asked of it is asked of the others, as if the
+task also had d's text, and an agent left alone would go on choosing it:
+
+    p' = softmax over the rest of z_t + sum_d p_d (gain * c_d . c_t + g m_d . M m_t)
+    q' = q (1 - sum_d p_d)
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentgym.policy.features import DIM, SparseVector, TextHasher, tool_text
+from agentgym.policy.background import Background
+from agentgym.policy.features import DIM, Featuriser, TextVector, tool_text
 from agentgym.policy.parameters import EFFECTS, MAX_OK, Parameters
 from agentgym.trajectory import PastCall, Tool
 
+K = TypeVar("K")
+V = TypeVar("V")
 Vector = NDArray[np.float64]
+Featurise = Callable[[str], TextVector]
 
 _MAX_CATALOGUES = 64
+_MAX_SCORERS = 8  # a few MB each
+_MAX_TASKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,93 +50,225 @@ class Evaluation:
 
     right: Vector  # (n + 1,) P(right next action); the last entry is RESPOND
     alone: float  # P(step goes right | agent left alone)
-    parts: dict[str, Vector]  # logit parts by name, each (n + 1,)
 
 
 class Catalogue:
-    """Texts of one tuple of offered tools, quantised: C[b, t] = scale_t q_bt / 255."""
+    """Texts of one tuple of offered tools, quantised."""
 
-    def __init__(self, tools: tuple[Tool, ...], hasher: TextHasher) -> None:
+    def __init__(self, tools: tuple[Tool, ...], featurise: Featurise) -> None:
         self.tools = tools
         self.fingerprints = tuple(tool.fingerprint for tool in tools)
         self.index = {fingerprint: i for i, fingerprint in enumerate(self.fingerprints)}
-        self._quantised = np.zeros((DIM, len(tools)), np.uint8)
-        self._scale = np.zeros(len(tools))
-        for i, tool in enumerate(tools):
-            vector = hasher(tool_text(tool.name, tool.description))
-            self._quantised[vector.index, i] = vector.quantised
-            self._scale[i] = vector.scale / 255.0
+        self.texts = tuple(featurise(tool_text(t.name, t.description)) for t in tools)
 
-    def rows(self, index: NDArray[np.uint32]) -> Vector:
-        """C restricted to the given buckets, shape (len(index), n)."""
-        return self._quantised[index].astype(np.float64) * self._scale
+    def part(self, positions: Sequence[int]) -> Catalogue:
+        """The tools at some positions, with the features and fingerprints that they have here."""
+        new = copy(self)
+        new.tools = tuple(self.tools[i] for i in positions)
+        new.texts = tuple(self.texts[i] for i in positions)
+        new.fingerprints = tuple(self.fingerprints[i] for i in positions)
+        new.index = {fingerprint: i for i, fingerprint in enumerate(new.fingerprints)}
+        return new
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of an embedding; 0 without an encoder."""
+        return max((len(t.embedding.quantised) for t in self.texts if t.embedding), default=0)
+
+    def grams(self) -> Vector:
+        """n-grams of the tools, shape (DIM, n)."""
+        out = np.zeros((DIM, len(self.tools)))
+        for i, text in enumerate(self.texts):
+            out[text.index, i] = text.values()
+        return out
+
+    def embeddings(self, dim: int) -> Vector:
+        """Embeddings of the tools, shape (dim, n); 0 where a text has none of that size."""
+        out = np.zeros((dim, len(self.tools)))
+        for i, text in enumerate(self.texts):
+            if text.embedding is not None and len(text.embedding.quantised) == dim:
+                out[:, i] = text.embedding.values()
+        return out
 
 
 class CatalogueCache:
-    """Catalogues by fingerprints, the most recently used ones; not thread-safe by itself."""
+    """Catalogues by fingerprints, the most recently used ones; made off the caller's thread."""
 
-    def __init__(self, hasher: TextHasher) -> None:
-        self.hasher = hasher
+    def __init__(self, features: Featuriser) -> None:
+        self._features = features
         self._known: OrderedDict[tuple[bytes, ...], Catalogue] = OrderedDict()
+        self._making: Background[Catalogue] = Background(_MAX_CATALOGUES)
 
-    def __call__(self, tools: Sequence[Tool]) -> Catalogue:
+    def __call__(self, tools: Sequence[Tool], timeout_s: float | None = None) -> Catalogue | None:
+        """The catalogue of these tools, or None if encoding their texts takes longer."""
         key = tuple(tool.fingerprint for tool in tools)
-        known = self._known.get(key)
+        known = _used(self._known, key)
         if known is None:
-            known = self._known[key] = Catalogue(tuple(tools), self.hasher)
+            offered = tuple(tools)
+            if self._features.encodes:
+                known = self._making(key, lambda: Catalogue(offered, self._features), timeout_s)
+            else:
+                known = Catalogue(offered, self._features)
+            if known is None:
+                return None
+            self._known[key] = known
             while len(self._known) > _MAX_CATALOGUES:
                 self._known.popitem(last=False)
         return known
 
 
+class Scorer:
+    """One policy multiplied out with one catalogue, so that a step costs a few small products."""
+
+    def __init__(self, policy: Parameters, catalogue: Catalogue) -> None:
+        self.policy, self.catalogue = policy, catalogue
+        n, dim = len(catalogue.tools), policy.embedding_dim
+        self._known, self._columns = _columns(policy, catalogue)
+        self._effect = dict(zip(EFFECTS, policy["history.effect"].astype(np.float64), strict=True))
+        gain = float(policy["similarity.gain"][0])
+        self._similar = np.zeros((DIM + dim, n + 1))
+        self._similar[:DIM, :n] = gain * catalogue.grams()
+        self._weight = np.zeros((DIM + dim, n + 3))  # tools, RESPOND, defer before and after a call
+        self._weight[:DIM, self._known] = policy["tool.weight"][:, self._columns]
+        self._weight[:DIM, n + 1 :] = policy["defer.weight"]
+        if dim:
+            meaning = float(policy["meaning.gain"][0])
+            mapped = policy["meaning.map"].astype(np.float64) @ catalogue.embeddings(dim)
+            self._similar[DIM:, :n] = meaning * mapped
+            self._weight[DIM:, self._known] = policy["tool.embedding"][:, self._columns]
+            self._weight[DIM:, n + 1 :] = policy["defer.embedding"]
+        self._fused = self._weight.copy()
+        self._fused[:, : n + 1] += self._similar
+        self._bias = np.zeros(n + 1)
+        self._bias[self._known] = policy["tool.bias"][self._columns]
+        self._preference = np.zeros(n + 1)
+        self._preference[self._known] = policy["defer.tool"][self._columns]
+        self._recent: OrderedDict[int, tuple[TextVector, Vector]] = OrderedDict()
+
+    def __call__(
+        self, x: TextVector, history: Sequence[PastCall], down: Sequence[int] = ()
+    ) -> Evaluation:
+        """Outcome estimates for every offered tool, for RESPOND and for leaving the agent alone.
+
+        `down` are positions of offered tools that do not work at present.
+        """
+        n = len(self.catalogue.tools)
+        ok_calls = sum(not call.error for call in history)
+        stage = min(ok_calls, 1)
+        linear = self._linear(x)
+        z = linear[: n + 1] + self._bias
+        if not stage:
+            # before any call, whether one is needed at all is left to the bias
+            z[n] = self._bias[n]
+        if history:
+            z += self._past(history, ok_calls)
+        else:
+            z[n] += self._effect["respond_first"]
+        right = softmax(z)
+        logit = (
+            linear[n + 1 + stage]
+            + float(self.policy["defer.bias"][stage])
+            + float(right @ self._preference)
+        )
+        if history and history[-1].error:
+            logit += self._effect["defer_after_error"]
+        alone = float(sigmoid(logit))
+        if not down:
+            return Evaluation(right, alone)
+        lost = right[list(down)]
+        z[:n] += lost @ self._substitutes[list(down)]
+        z[list(down)] = -np.inf
+        return Evaluation(softmax(z), alone * (1.0 - float(lost.sum())))
+
+    @cached_property
+    def _substitutes(self) -> Vector:
+        """Similarity of every tool's text, taken for a task, to every tool: (n, n)."""
+        n, dim = len(self.catalogue.tools), self.policy.embedding_dim
+        out: Vector = self.catalogue.grams().T @ self._similar[:DIM, :n]
+        if dim:
+            out = out + self.catalogue.embeddings(dim).T @ self._similar[DIM:, :n]
+        return out
+
+    def _linear(self, x: TextVector) -> Vector:
+        known = self._recent.get(id(x))
+        if known is not None and known[0] is x:
+            return known[1]
+        linear = self._product(self._fused, x)
+        self._recent[id(x)] = (x, linear)
+        if len(self._recent) > _MAX_TASKS:
+            self._recent.popitem(last=False)
+        return linear
+
+    def _product(self, matrix: Vector, x: TextVector) -> Vector:
+        out: Vector = x.values() @ matrix[x.index]
+        if x.embedding is not None and len(matrix) == DIM + len(x.embedding.quantised):
+            out += x.embedding.values() @ matrix[DIM:]
+        return out
+
+    def _past(self, history: Sequence[PastCall], ok_calls: int) -> Vector:
+        n, effect = len(self.catalogue.tools), self._effect
+        past = np.zeros(n + 1)
+        last = self.policy.position.get(history[-1].tool)
+        if last is not None:
+            past[self._known] += self.policy["history.transition"][last, self._columns]
+        for failed, name in ((False, "repeat_ok"), (True, "repeat_error")):
+            for fingerprint in {call.tool for call in history if call.error == failed}:
+                if (i := self.catalogue.index.get(fingerprint)) is not None:
+                    past[i] += effect[name]
+        past[n] += (
+            effect["respond_per_ok"] * min(ok_calls, MAX_OK)
+            + effect["respond_after_error"] * history[-1].error
+        )
+        return past
+
+    def parts(self, x: TextVector, history: Sequence[PastCall]) -> dict[str, Vector]:
+        """The parts of z by name, each (n + 1,): why a tool scored as it did."""
+        n = len(self.catalogue.tools)
+        learned = self._product(self._weight, x)[: n + 1]
+        if not any(not call.error for call in history):
+            learned[n] = 0.0
+        past = np.zeros(n + 1)
+        if history:
+            past = self._past(history, sum(not call.error for call in history))
+        else:
+            past[n] = self._effect["respond_first"]
+        return {
+            "similarity": self._product(self._similar, x),
+            "learned": learned + self._bias,
+            "history": past,
+        }
+
+
+class ScorerCache:
+    """Scorers by policy and catalogue, the most recently used ones."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, int], Scorer] = OrderedDict()
+
+    def __call__(self, policy: Parameters, catalogue: Catalogue) -> Scorer:
+        key = (id(policy), id(catalogue))
+        known = _used(self._known, key)
+        if known is None:
+            known = self._known[key] = Scorer(policy, catalogue)
+            while len(self._known) > _MAX_SCORERS:
+                self._known.popitem(last=False)
+        return known
+
+
+def _used(known: OrderedDict[K, V], key: K) -> V | None:
+    """What is known under a key, which counts as a use; no lock, for a fork could keep it."""
+    value = known.get(key)
+    if value is not None:
+        with suppress(KeyError):  # another thread made room in between
+            known.move_to_end(key)
+    return value
+
+
 def evaluate(
-    policy: Parameters, x: SparseVector, catalogue: Catalogue, history: Sequence[PastCall]
+    policy: Parameters, x: TextVector, catalogue: Catalogue, history: Sequence[PastCall]
 ) -> Evaluation:
-    """Outcome estimates for every offered tool, for RESPOND and for leaving the agent alone."""
-    n = len(catalogue.tools)
-    known, columns = _columns(policy, catalogue)
-    ok_calls = sum(not call.error for call in history)
-    stage = min(ok_calls, 1)
-    after_error = float(bool(history) and history[-1].error)
-    effect = dict(zip(EFFECTS, policy["history.effect"].astype(np.float64), strict=True))
-    values = x.values()
-
-    similar = np.zeros(n + 1)
-    bucket = policy["similarity.bucket"][x.index].astype(np.float64)
-    gain = float(policy["similarity.gain"][0])
-    similar[:n] = gain * ((values * bucket) @ catalogue.rows(x.index))
-
-    learned = np.zeros(n + 1)
-    learned[known] = values @ policy["tool.weight"][x.index][:, columns].astype(np.float64)
-    if not stage:
-        learned[n] = 0.0  # before any call, whether one is needed at all is left to the bias
-    learned[known] += policy["tool.bias"][columns].astype(np.float64)
-
-    past = np.zeros(n + 1)
-    last = policy.position.get(history[-1].tool) if history else None
-    if last is not None:
-        past[known] += policy["history.transition"][last, columns].astype(np.float64)
-    for fingerprint in {call.tool for call in history if not call.error}:
-        if (i := catalogue.index.get(fingerprint)) is not None:
-            past[i] += effect["repeat_ok"]
-    for fingerprint in {call.tool for call in history if call.error}:
-        if (i := catalogue.index.get(fingerprint)) is not None:
-            past[i] += effect["repeat_error"]
-    past[n] += (
-        effect["respond_first"] * (not history)
-        + effect["respond_per_ok"] * min(ok_calls, MAX_OK)
-        + effect["respond_after_error"] * after_error
-    )
-
-    right = softmax(similar + learned + past)
-    alone = (
-        float(values @ policy["defer.weight"][x.index, stage].astype(np.float64))
-        + float(policy["defer.bias"][stage])
-        + float(right[known] @ policy["defer.tool"][columns].astype(np.float64))
-        + effect["defer_after_error"] * after_error
-    )
-    parts = {"similarity": similar, "learned": learned, "history": past}
-    return Evaluation(right, float(sigmoid(alone)), parts)
+    """Outcome estimates of one step; `Scorer` does the same for many."""
+    return Scorer(policy, catalogue)(x, history)
 
 
 def _columns(policy: Parameters, catalogue: Catalogue) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,7 +1,8 @@
-"""Feature schema 1: a text as keyed hashed words, word pairs and character 4-grams.
+"""What a text is to the policy: keyed hashed n-grams, and an embedding where there is an encoder.
 
-The vector is quantised first, and everything is decided from the dequantised numbers, so that the
-daemon recomputes exactly what the agent computed.
+n-grams (words, word pairs, character 4-grams) tell tools apart that the agent confuses; the
+embedding says what means the same. Both are quantised first, and everything is decided from the
+dequantised numbers, so that the daemon recomputes exactly what the agent computed.
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEATURE_SCHEMA = 1
-DIM = 4096
-"""Number of hash buckets of schema 1."""
+from agentgym.policy.background import Background
+
+GRAMS_ONLY = 1
+"""Feature schema without an embedding; each encoder has a schema number of its own."""
+DIM = 2048
+"""Number of hash buckets."""
 
 _MAX_CHARS = 8192  # a longer task adds nothing to the choice of a tool, only time
 _MAX_CACHED_WORDS = 50_000
+_MAX_CACHED_TEXTS = 1_000
+_SHORT = 400  # characters; a longer text takes even a fast encoder milliseconds
 _WORD = re.compile(r"[a-z0-9']+")
 _DIGIT = re.compile(r"\d")
 _WORD_WEIGHT, _PAIR_WEIGHT, _CHAR_WEIGHT, _STOP_WEIGHT = 1.0, 0.7, 0.4, 0.25
@@ -33,19 +41,35 @@ _STOP_WORDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class SparseVector:
-    """x[index] = scale * quantised / 255, all other entries 0; `index` ascends."""
+class Embedding:
+    """e = scale * quantised / 127, of length about 1."""
+
+    quantised: NDArray[np.int8]
+    scale: float
+
+    def values(self) -> NDArray[np.float64]:
+        """The dequantised vector, shape (E,)."""
+        return self.quantised.astype(np.float64) * (self.scale / 127.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TextVector:
+    """n-grams x[index] = scale * quantised / 255, all other entries 0; and the embedding.
+
+    `index` ascends.
+    """
 
     index: NDArray[np.uint32]
     quantised: NDArray[np.uint8]
     scale: float
+    embedding: Embedding | None = None
 
     def values(self) -> NDArray[np.float64]:
-        """The dequantised entries, aligned with `index`."""
+        """The dequantised n-grams, aligned with `index`."""
         return self.quantised.astype(np.float64) * (self.scale / 255.0)
 
     def dense(self) -> NDArray[np.float64]:
-        """The whole vector, shape (DIM,)."""
+        """All n-grams, shape (DIM,)."""
         x = np.zeros(DIM)
         x[self.index] = self.values()
         return x
@@ -58,7 +82,7 @@ class TextHasher:
         self._key = key[:64]
         self._words: dict[str, tuple[tuple[int, float], ...]] = {}
 
-    def __call__(self, text: str) -> SparseVector:
+    def __call__(self, text: str) -> TextVector:
         """The unit-length feature vector of a text; an empty text gives an empty vector."""
         weights: dict[int, float] = defaultdict(float)
         # An order number says that there is one, not which tool to take: every digit reads as 0.
@@ -95,9 +119,9 @@ class TextHasher:
         return int.from_bytes(digest.digest(), "little") % DIM
 
 
-def _quantise(weights: dict[int, float]) -> SparseVector:
+def _quantise(weights: dict[int, float]) -> TextVector:
     if not weights:
-        return SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.uint8), 0.0)
+        return TextVector(np.zeros(0, np.uint32), np.zeros(0, np.uint8), 0.0)
     index = np.array(sorted(weights), dtype=np.uint32)
     value = np.sqrt([weights[int(i)] for i in index])  # sublinear: a repeated word says little more
     value /= np.linalg.norm(value)
@@ -105,7 +129,62 @@ def _quantise(weights: dict[int, float]) -> SparseVector:
     quantised = np.rint(value / top * 255.0).astype(np.uint8)
     kept = quantised > 0
     # float32 on the wire: round before use, so that both sides see the same number
-    return SparseVector(index[kept], quantised[kept], float(np.float32(top)))
+    return TextVector(index[kept], quantised[kept], float(np.float32(top)))
+
+
+class Featuriser:
+    """Texts as feature vectors of one schema; `encode` gives the embedding, if there is one.
+
+    `slow` says that encoding a text takes more than about a millisecond.
+    """
+
+    def __init__(
+        self,
+        hasher: TextHasher,
+        encode: Callable[[str], NDArray[np.float32]] | None = None,
+        *,
+        schema: int = GRAMS_ONLY,
+        dim: int = 0,
+        slow: bool = False,
+    ) -> None:
+        self.hasher = hasher
+        self.schema = schema
+        self.embedding_dim = dim
+        self._encode = encode
+        self._slow = slow
+        self._recent: Background[TextVector] = Background(_MAX_CACHED_TEXTS)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether texts get an embedding, which takes longer than hashing them."""
+        return self._encode is not None
+
+    def __call__(self, text: str) -> TextVector:
+        """The features of a text."""
+        if self._slow or (self._encode and len(text) > _SHORT):
+            return self._recent(text, lambda: self._compute(text)) or self._compute(text)
+        return self._compute(text)
+
+    def within(self, text: str, timeout_s: float) -> TextVector | None:
+        """The features of a text, or None if they take longer; then they are there later."""
+        if self._slow or (self._encode and len(text) > _SHORT):
+            return self._recent(text, lambda: self._compute(text), timeout_s)
+        return self._compute(text)
+
+    def _compute(self, text: str) -> TextVector:
+        vector = self.hasher(text)
+        if self._encode is None:
+            return vector
+        return replace(vector, embedding=embedding(self._encode(text)))
+
+
+def embedding(vector: NDArray[np.floating[Any]]) -> Embedding:
+    """The quantised form of an embedding; a vector of zeros stays one."""
+    top = float(np.abs(vector).max(initial=0.0))
+    if not top:
+        return Embedding(np.zeros(len(vector), np.int8), 0.0)
+    # float32 on the wire: round before use, so that both sides see the same number
+    return Embedding(np.rint(vector * (127.0 / top)).astype(np.int8), float(np.float32(top)))
 
 
 def tool_text(name: str, description: str) -> str:

@@ -1,4 +1,4 @@
-"""The parameters of a tool-selection policy (feature schema 1): names, shapes, first values."""
+"""The parameters of a tool-selection policy: names, shapes, first values."""
 
 from __future__ import annotations
 
@@ -23,8 +23,22 @@ EFFECTS = (
 MAX_OK = 3
 
 _FIRST_EFFECTS = (-2.0, -3.0, -2.0, 1.5, -1.0, 0.0)
-_FIRST_GAIN = 10.0
+_FIRST_GAIN = 10.0  # of common n-grams, without an embedding
+_FIRST_GAIN_BESIDE = 3.0  # and beside one
+_FIRST_MEANING = 20.0  # of the cosine of task and tool text
 _FIRST_DEFER_BIAS = 0.6  # logit of .65: an agent before any evidence
+_SHARED = frozenset(
+    (
+        "similarity.gain",
+        "meaning.gain",
+        "meaning.map",
+        "history.effect",
+        "defer.weight",
+        "defer.embedding",
+        "defer.bias",
+    )
+)
+"""Tensors that are not per tool."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +57,55 @@ class Parameters:
         """Fingerprint -> column of the tool."""
         return {bytes.fromhex(tool): i for i, tool in enumerate(self.tools)}
 
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of an embedding; 0 where the schema has none."""
+        return len(self.tensors["meaning.map"]) if "meaning.map" in self.tensors else 0
+
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self.tensors[name]
 
 
-def shapes(tools: int) -> dict[str, tuple[int, ...]]:
+def shapes(tools: int, embedding_dim: int = 0) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of a policy over `tools` tools."""
-    return {
+    grams: dict[str, tuple[int, ...]] = {
         "tool.weight": (DIM, tools + 1),
         "tool.bias": (tools + 1,),
         "similarity.gain": (1,),
-        "similarity.bucket": (DIM,),
         "history.transition": (tools, tools + 1),
         "history.effect": (len(EFFECTS),),
         "defer.weight": (DIM, 2),
         "defer.bias": (2,),
         "defer.tool": (tools + 1,),
     }
+    if not embedding_dim:
+        return grams
+    return grams | {
+        "meaning.gain": (1,),
+        "meaning.map": (embedding_dim, embedding_dim),
+        "tool.embedding": (embedding_dim, tools + 1),
+        "defer.embedding": (embedding_dim, 2),
+    }
 
 
-def initial(tools: tuple[str, ...], names: tuple[str, ...]) -> Parameters:
+def initial(tools: tuple[str, ...], names: tuple[str, ...], embedding_dim: int = 0) -> Parameters:
     """The prior: tools whose text resembles the task are likelier, nothing else is known."""
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes(len(tools)).items()}
-    tensors["similarity.gain"][:] = _FIRST_GAIN
-    tensors["similarity.bucket"][:] = 1.0
+    tensors = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in shapes(len(tools), embedding_dim).items()
+    }
+    tensors["similarity.gain"][:] = _FIRST_GAIN_BESIDE if embedding_dim else _FIRST_GAIN
     tensors["history.effect"][:] = _FIRST_EFFECTS
     tensors["defer.bias"][:] = _FIRST_DEFER_BIAS
+    if embedding_dim:
+        tensors["meaning.gain"][:] = _FIRST_MEANING
+        np.fill_diagonal(tensors["meaning.map"], 1.0)
     return Parameters(tools, names, tensors)
 
 
 def extend(old: Parameters, tools: tuple[str, ...], names: tuple[str, ...]) -> Parameters:
     """`old` over a changed set of tools: known ones keep what they learned, new ones start at 0."""
-    new = initial(tools, names)
+    new = initial(tools, names, old.embedding_dim)
     kept = [
         (i, old.position[bytes.fromhex(t)])
         for i, t in enumerate(tools)
@@ -82,15 +113,11 @@ def extend(old: Parameters, tools: tuple[str, ...], names: tuple[str, ...]) -> P
     ]
     to = [i for i, _ in kept] + [len(tools)]
     of = [j for _, j in kept] + [len(old.tools)]
-    for name in (
-        "similarity.gain",
-        "similarity.bucket",
-        "history.effect",
-        "defer.weight",
-        "defer.bias",
-    ):
+    for name in _SHARED & old.tensors.keys():
         new.tensors[name][:] = old[name]
-    new.tensors["tool.weight"][:, to] = old["tool.weight"][:, of]
+    for name in ("tool.weight", "tool.embedding"):
+        if name in old.tensors:
+            new.tensors[name][:, to] = old[name][:, of]
     for name in ("tool.bias", "defer.tool"):
         new.tensors[name][to] = old[name][of]
     if kept:

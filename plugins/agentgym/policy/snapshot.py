@@ -11,18 +11,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from agentgym.errors import SnapshotError
 from agentgym.policy.evaluate import Catalogue, evaluate
-from agentgym.policy.features import DIM, FEATURE_SCHEMA, SparseVector, TextHasher
+from agentgym.policy.features import DIM, TextHasher, TextVector, embedding
 from agentgym.policy.parameters import Parameters, shapes
 from agentgym.trajectory import PastCall, Tool
 
 MAX_BYTES = 256 * 2**20
+_MAX_EMBEDDING = 4096
 _HEADER_BYTES = 8
 _TOLERANCE = 1e-9
 _REQUIRED = frozenset(
@@ -31,8 +32,8 @@ _REQUIRED = frozenset(
         "parent",
         "created_unix_nano",
         "scope",
-        "feature_schema",
         "dim",
+        "embedding_dim",
         "tools",
         "lineage",
         "self_test",
@@ -61,8 +62,8 @@ def dump(parameters: Parameters, manifest: Mapping[str, Any]) -> bytes:
     """The snapshot file of a policy; tools, feature schema and self-test are filled in."""
     full = {
         **manifest,
-        "feature_schema": FEATURE_SCHEMA,
         "dim": DIM,
+        "embedding_dim": parameters.embedding_dim,
         "tools": [
             {"fingerprint": f, "name": n}
             for f, n in zip(parameters.tools, parameters.names, strict=True)
@@ -100,12 +101,18 @@ def self_test(parameters: Parameters) -> dict[str, Any]:
     return {"right": [float(v) for v in result.right], "alone": result.alone}
 
 
-def _probe(parameters: Parameters) -> tuple[SparseVector, Catalogue, list[PastCall]]:
+def _probe(parameters: Parameters) -> tuple[TextVector, Catalogue, list[PastCall]]:
     index = np.arange(0, DIM, 37, dtype=np.uint32)
-    x = SparseVector(index, (index % 255 + 1).astype(np.uint8), 0.25)
-    # Tools are known here by fingerprint only, so the probe's catalogue carries no texts.
+    dim = parameters.embedding_dim
+    meaning = embedding(np.cos(np.arange(dim, dtype=np.float64))) if dim else None
+    x = TextVector(index, (index % 255 + 1).astype(np.uint8), 0.25, meaning)
+    # Tools are known here by fingerprint and name only, so the probe embeds their numbers.
     tools = tuple(Tool(name) for name in parameters.names)
     catalogue = Catalogue(tools, TextHasher(b"self-test"))
+    catalogue.texts = tuple(
+        replace(text, embedding=embedding(np.sin(np.arange(dim) + float(i))) if dim else None)
+        for i, text in enumerate(catalogue.texts)
+    )
     catalogue.fingerprints = tuple(bytes.fromhex(tool) for tool in parameters.tools)
     catalogue.index = {fingerprint: i for i, fingerprint in enumerate(catalogue.fingerprints)}
     history = [PastCall(catalogue.fingerprints[0], error=False)] if tools else []
@@ -123,7 +130,7 @@ def parse(data: bytes, sha256: str) -> Snapshot:
     manifest = _manifest(header)
     tools = tuple(str(tool["fingerprint"]) for tool in manifest["tools"])
     names = tuple(str(tool["name"]) for tool in manifest["tools"])
-    tensors = _tensors(header, body, len(tools))
+    tensors = _tensors(header, body, len(tools), manifest["embedding_dim"])
     parameters = Parameters(tools, names, tensors)
     _check_self_test(parameters, manifest["self_test"])
     return Snapshot(str(manifest["version"]), sha256, parameters, manifest)
@@ -151,18 +158,19 @@ def _manifest(header: dict[str, Any]) -> dict[str, Any]:
         raise SnapshotError(f"policy file has an unreadable manifest: {error!r}") from error
     if missing:
         raise SnapshotError(f"policy manifest lacks {sorted(missing)}")
-    if (manifest["feature_schema"], manifest["dim"]) != (FEATURE_SCHEMA, DIM):
+    dim = manifest["embedding_dim"]
+    if manifest["dim"] != DIM or type(dim) is not int or not 0 <= dim <= _MAX_EMBEDDING:
         raise SnapshotError(
-            f"policy has feature schema {manifest['feature_schema']!r} "
-            f"of {manifest['dim']!r} buckets; this plugin computes schema {FEATURE_SCHEMA} of {DIM}"
+            f"policy is over {manifest['dim']!r} n-gram buckets and {dim!r} embedding dimensions; "
+            f"this plugin computes {DIM} and at most {_MAX_EMBEDDING}"
         )
     if len(set(fingerprints)) != len(fingerprints):
         raise SnapshotError("policy manifest names a tool twice")
     return dict(manifest)
 
 
-def _tensors(header: dict[str, Any], body: bytes, tools: int) -> dict[str, Any]:
-    expected = shapes(tools)
+def _tensors(header: dict[str, Any], body: bytes, tools: int, embedding_dim: int) -> dict[str, Any]:
+    expected = shapes(tools, embedding_dim)
     if header.keys() != expected.keys():
         raise SnapshotError(f"policy has tensors {sorted(header)}, expected {sorted(expected)}")
     tensors, end = {}, 0

@@ -9,17 +9,19 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
 from agentgym import semconv
 from agentgym.config import Config
 from agentgym.connection import Metadata, credentials, read_token, status_name
-from agentgym.errors import DaemonError, SnapshotError
+from agentgym.errors import AgentGymError, DaemonError, EncoderError, SnapshotError
 from agentgym.live import LivePolicies
 from agentgym.policy.arms import Exploration
+from agentgym.policy.encoder import cache
 from agentgym.policy.evaluate import CatalogueCache
-from agentgym.policy.features import FEATURE_SCHEMA, TextHasher
+from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import MAX_BYTES, Snapshot, parse
 from agentgym.proto.v1 import artifact_pb2, policy_pb2
@@ -39,6 +41,15 @@ _LASTING = _OPERATOR | {"NOT_FOUND", "INVALID_ARGUMENT", "DATA_LOSS", "INTERNAL"
 """Statuses of a download that asking again would not change."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """How texts become features, and the handshake that said so."""
+
+    identity: tuple[bytes, bytes]
+    features: Featuriser
+    catalogues: CatalogueCache
+
+
 class Subscriber:
     """One thread reading `PolicyService.Subscribe`; the only writer of `LivePolicies`."""
 
@@ -52,9 +63,7 @@ class Subscriber:
         self._producer_id = producer_id
         self._policies = PolicyServiceStub(channel)
         self._artifacts = ArtifactServiceStub(channel)
-        self._hasher: TextHasher | None = None
-        self._key = b""
-        self._catalogues: CatalogueCache | None = None
+        self._texts: _Texts | None = None
         self._said = ""
 
     def start(
@@ -90,6 +99,11 @@ class Subscriber:
                     delay, self._said = _BACKOFF_S[0], ""
             except DaemonError as error:
                 self._say(str(error))
+            except EncoderError as error:
+                self._say(
+                    f"texts cannot be encoded as the daemon asks, so nothing is decided: {error}"
+                )
+                delay = _OPERATOR_BACKOFF_S
             except grpc.RpcError as error:
                 if self._operator_error(error):
                     delay = _OPERATOR_BACKOFF_S
@@ -108,7 +122,6 @@ class Subscriber:
             plugin_version=VERSION,
             agent=self.config.agent,
             producer_id=self._producer_id,
-            feature_schemas=[FEATURE_SCHEMA],
         )
 
     def _operator_error(self, error: grpc.RpcError) -> bool:
@@ -129,11 +142,10 @@ class Subscriber:
     # ---- updates
 
     def _apply(self, update: policy_pb2.PolicyUpdate, metadata: Metadata) -> None:
-        if self._hasher is None or self._key != update.feature_key:
-            self._key = update.feature_key
-            self._hasher = TextHasher(self._key)
-            self._catalogues = CatalogueCache(self._hasher)
-        assert self._catalogues is not None
+        identity = (update.feature_key, update.features.SerializeToString(deterministic=True))
+        if self._texts is None or self._texts.identity != identity:
+            features = self._featuriser(update, metadata)
+            self._texts = _Texts(identity, features, CatalogueCache(features))
         steering = update.steering
         exploration = Exploration(
             temperature=steering.temperature,
@@ -143,15 +155,26 @@ class Subscriber:
         )
         self.live.swap(
             PolicySet(
-                hasher=self._hasher,
-                catalogues=self._catalogues,
+                features=self._texts.features,
+                catalogues=self._texts.catalogues,
                 exploration=exploration,
                 control_share=steering.control_share,
                 stale_after_s=float(steering.stale_after_s),
                 killed=steering.killed,
                 policies=self._snapshots(update, metadata),
+                down=frozenset(update.down),
             )
         )
+
+    def _featuriser(self, update: policy_pb2.PolicyUpdate, metadata: Metadata) -> Featuriser:
+        hasher = TextHasher(update.feature_key)
+        number, sha256 = update.features.number, update.features.encoder_sha256
+        if not sha256:
+            return Featuriser(hasher, schema=number or GRAMS_ONLY)
+        encoder = cache.load(
+            self.config.home, sha256, lambda: self._download(sha256, metadata, EncoderError)
+        )
+        return Featuriser(hasher, encoder, schema=number, dim=encoder.dim, slow=encoder.slow)
 
     def _snapshots(
         self, update: policy_pb2.PolicyUpdate, metadata: Metadata
@@ -160,7 +183,7 @@ class Subscriber:
         loaded = dict(current.policies) if current else {}
         wanted: dict[str, Snapshot] = {}
         for entry in update.live:
-            if entry.scope.feature_schema != FEATURE_SCHEMA:
+            if entry.scope.feature_schema != (update.features.number or GRAMS_ONLY):
                 continue
             name = entry.scope.agent_name
             before = loaded.get(name)
@@ -168,7 +191,9 @@ class Subscriber:
                 wanted[name] = before
                 continue
             try:
-                wanted[name] = parse(self._download(entry.sha256, metadata), entry.sha256)
+                wanted[name] = parse(
+                    self._download(entry.sha256, metadata, SnapshotError), entry.sha256
+                )
             except SnapshotError as error:
                 self.rejected += 1
                 logger.warning("AgentGym refused policy %s: %s", entry.version, error)
@@ -176,16 +201,16 @@ class Subscriber:
                     wanted[name] = before
         return wanted
 
-    def _download(self, sha256: str, metadata: Metadata) -> bytes:
+    def _download(self, sha256: str, metadata: Metadata, error: type[AgentGymError]) -> bytes:
         data = bytearray()
         request = artifact_pb2.GetArtifactRequest(sha256=sha256)
         try:
             for chunk in self._artifacts.Get(request, metadata=metadata, timeout=30):
                 data += chunk.data
                 if len(data) > MAX_BYTES:
-                    raise SnapshotError(f"policy file is longer than {MAX_BYTES} bytes")
-        except grpc.RpcError as error:
-            if status_name(error) not in _LASTING:
+                    raise error(f"the file is longer than {MAX_BYTES} bytes")
+        except grpc.RpcError as cause:
+            if status_name(cause) not in _LASTING:
                 raise  # the stream starts again, and with it the download
-            raise SnapshotError(f"policy file cannot be had: {status_name(error)}") from error
+            raise error(f"the file cannot be had: {status_name(cause)}") from cause
         return bytes(data)

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 
 from agentgym import semconv
 from agentgym.policy.arms import Exploration
-from agentgym.policy.features import FEATURE_SCHEMA
+from agentgym.policy.features import GRAMS_ONLY
 from agentgym.proto.v1 import (
     admin_pb2,
     artifact_pb2,
@@ -96,6 +96,7 @@ class FakeDaemon:
             daemon_version="fake",
             feature_key=b"fake-feature-key",
             steering=steering(Exploration()),
+            features=policy_pb2.FeatureSchema(number=GRAMS_ONLY),
         )
         self._updates = threading.Condition()
         self._version = 0
@@ -196,7 +197,7 @@ class FakeDaemon:
         scope = common_pb2.Scope(
             agent=agent,
             agent_name=agent if agent_name is None else agent_name,
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=self.update.features.number,
         )
         return policy_pb2.PolicyVersion(
             scope=scope, version=version, sha256=sha256, size=len(data), status="live"

@@ -10,7 +10,7 @@ from agentgym.gym import AgentGym
 from agentgym.items import Item, RewardItem, SpanItem, StepItem, TaskItem
 from agentgym.policy.arms import Exploration
 from agentgym.policy.evaluate import CatalogueCache
-from agentgym.policy.features import TextHasher
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot
@@ -91,11 +91,11 @@ class RecordingGym(AgentGym):
     ) -> None:
         """Swaps in a policy that is `certain` for each of the agents."""
         parameters = certain(tools, wanted)
-        hasher = TextHasher(b"test")
+        features = Featuriser(TextHasher(b"test"))
         self.live.swap(
             PolicySet(
-                hasher=hasher,
-                catalogues=CatalogueCache(hasher),
+                features=features,
+                catalogues=CatalogueCache(features),
                 exploration=Exploration(temperature=0.001, floor=0.0),
                 control_share=control_share,
                 stale_after_s=3600.0,

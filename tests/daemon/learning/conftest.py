@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
-from agentgym.policy.evaluate import CatalogueCache, evaluate
-from agentgym.policy.features import FEATURE_SCHEMA, SparseVector, TextHasher
+from agentgym.policy.evaluate import Catalogue, evaluate
+from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher, TextVector
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
 from agentgym.testing import make_preferences
@@ -24,6 +26,7 @@ from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, PastCal
 
 KEY = b"a key of this install"
 CALLS_PER_SLOT = 2
+Encode = Callable[[str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,18 @@ class World:
         mode: int = common_pb2.MODE_STEER,
         preferences: Mapping[str, tuple[tuple[str, ...], ...]] | None = None,
         exploration: Exploration | None = None,
+        encode: Encode | None = None,
+        schema: int = GRAMS_ONLY,
+        dim: int = 0,
     ) -> None:
         self.requests, self.tools, self.mode = list(requests), tuple(tools), mode
         self.rng = random.Random(seed)
         self.exploration = exploration or Exploration()
         self.preferences = preferences or make_preferences(self.requests, self.tools, seed=seed)
-        self.hasher = TextHasher(KEY)
-        self.catalogue = CatalogueCache(self.hasher)(self.tools)
-        self.features = {r.text: self.hasher(r.text) for r in self.requests}
+        featuriser = Featuriser(TextHasher(KEY), encode, schema=schema, dim=dim)
+        self.schema = schema
+        self.catalogue = Catalogue(self.tools, featuriser)
+        self.features = {r.text: featuriser(r.text) for r in self.requests}
         self.recorded: list[training_pb2.TrainingTrajectory] = []
         self.versions: list[str] = []
         self.control_share, self.visible = 0.15, 0.6
@@ -172,7 +179,7 @@ class World:
         brain: Brain,
         policy: Parameters | None,
         version: str,
-        x: SparseVector,
+        x: TextVector,
         history: Sequence[PastCall],
         *,
         greedy: bool,
@@ -196,21 +203,23 @@ class World:
     def _tool(self, name: str) -> Tool:
         return next(t for t in self.tools if t.name == name)
 
-    def _features(self, x: SparseVector, trajectory_id: bytes) -> decision_pb2.TaskFeatures:
+    def _features(self, x: TextVector, trajectory_id: bytes) -> decision_pb2.TaskFeatures:
         return decision_pb2.TaskFeatures(
             features_id=b"task",
             trajectory_id=trajectory_id,
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=self.schema,
             index=x.index.tolist(),
             quantised=x.quantised.tobytes(),
             scale=x.scale,
+            embedding=x.embedding.quantised.tobytes() if x.embedding else b"",
+            embedding_scale=x.embedding.scale if x.embedding else 0.0,
         )
 
     def write(self, path: Path, *, parent: str = "", window: int = 3000) -> Path:
         """The trainer's snapshot file of the newest `window` trajectories."""
         kept = self.recorded[-window:]
         header = training_pb2.TrainingHeader(
-            scope=common_pb2.Scope(agent="desk", agent_name="agent", feature_schema=FEATURE_SCHEMA),
+            scope=common_pb2.Scope(agent="desk", agent_name="agent", feature_schema=self.schema),
             parent=parent,
             feature_key=KEY,
             trajectories=len(kept),

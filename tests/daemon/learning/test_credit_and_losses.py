@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgym.policy.features import SparseVector
+from agentgym.policy.features import TextVector
 from agentgym_daemon.learning import credit, losses
 from agentgym_daemon.learning.dataset import Step, Trajectory
 from agentgym_daemon.learning.settings import LearningSettings
 
 SETTINGS = LearningSettings()
-X = SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.uint8), 0.0)
+X = TextVector(np.zeros(0, np.uint32), np.zeros(0, np.uint8), 0.0)
 unit = st.floats(0.01, 0.99)
 
 

@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgym.policy.features import FEATURE_SCHEMA
+from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher
 from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
 from agentgym.trajectory import ArmKind, Assignment, Fallback, Tool
 from agentgym_daemon.learning.dataset import (
@@ -18,7 +19,7 @@ from agentgym_daemon.learning.dataset import (
     gradient_arm,
     left_alone,
     read_dataset,
-    sparse_vector,
+    text_vector,
 )
 
 TOOLS = (Tool("track_order", "Find a parcel."), Tool("issue_refund", "Pay back."), Tool("ask"))
@@ -51,7 +52,7 @@ def record(**changes: Any) -> decision_pb2.DecisionRecord:
 def features(**changes: Any) -> decision_pb2.TaskFeatures:
     values: dict[str, Any] = {
         "features_id": b"task",
-        "feature_schema": FEATURE_SCHEMA,
+        "feature_schema": GRAMS_ONLY,
         "index": [3, 9],
         "quantised": b"\x10\xff",
         "scale": 0.5,
@@ -63,9 +64,16 @@ def read(
     tmp_path: Path,
     trajectory: training_pb2.TrainingTrajectory,
     world_class: Any,
+    *,
+    schema: int = GRAMS_ONLY,
     **header: Any,
 ) -> Dataset:
-    message = training_pb2.TrainingHeader(trajectories=1, feature_key=b"k", **header)
+    message = training_pb2.TrainingHeader(
+        trajectories=1,
+        feature_key=b"k",
+        scope=common_pb2.Scope(feature_schema=schema),
+        **header,
+    )
     for tool in TOOLS:
         message.tools.add(
             fingerprint=tool.fingerprint, name=tool.name, description=tool.description
@@ -279,15 +287,78 @@ def test_a_missing_reward_is_not_a_zero(tmp_path: Path, world_class: Any) -> Non
         {"scale": float("nan")},
         {"scale": -1.0},
         {"feature_schema": 7},
+        {"embedding": b"\x01"},
+        {"embedding_scale": float("nan")},
     ],
     ids=str,
 )
 def test_features_that_are_no_vector_of_the_schema_are_not_used(changes: dict[str, Any]) -> None:
-    assert sparse_vector(features(**changes)) is None
+    assert text_vector(features(**changes), GRAMS_ONLY, 0) is None
+
+
+EMBEDDED = {"feature_schema": 7, "embedding": b"\x81\x00\x7f", "embedding_scale": 0.5}
+
+
+def test_features_with_an_embedding_are_read_to_the_bit() -> None:
+    x = text_vector(features(**EMBEDDED), 7, 3)
+
+    assert x is not None
+    assert x.embedding is not None
+    assert x.embedding.values().tolist() == [-0.5, 0.0, 0.5]
+    assert x.values().tolist() == [16 * 0.5 / 255, 0.5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding": b""},
+        {"embedding": b"\x01\x02\x03\x04"},
+        {"embedding_scale": float("inf")},
+        {"feature_schema": 1},
+    ],
+    ids=str,
+)
+def test_an_embedding_that_is_none_of_the_schema_is_not_used(changes: dict[str, Any]) -> None:
+    assert text_vector(features(**(EMBEDDED | changes)), 7, 3) is None
+
+
+def test_a_file_of_a_schema_with_an_encoder_is_read_with_it(
+    tmp_path: Path, world_class: Any
+) -> None:
+    asked = []
+
+    def featuriser(key: bytes, schema: int) -> Featuriser:
+        asked.append((key, schema))
+        encode = lambda text: np.full(3, len(text), np.float32)  # noqa: E731
+        return Featuriser(TextHasher(key), encode, schema=schema, dim=3)
+
+    read(tmp_path, run(record(), vectors=(features(**EMBEDDED),)), world_class, schema=7)
+
+    dataset = read_dataset(tmp_path / "snapshot", featuriser=featuriser)
+
+    assert asked == [(b"k", 7)]
+    assert dataset.universe.embedding_dim == dataset.features.embedding_dim == 3
+    (step,) = dataset.trajectories[0].steps
+    assert step.x.embedding is not None
+
+
+def test_what_was_weighed_and_what_was_left_out_are_kept(tmp_path: Path, world_class: Any) -> None:
+    support = (
+        (ArmKind.DEFER, (), 0.25),
+        (ArmKind.FORCE, (1,), 0.75),
+        (ArmKind.FORCE, (9,), 0.0),
+        (ArmKind.SHOW, (0, 1), 0.0),
+    )
+
+    dataset = read(tmp_path, run(record(support=support, down=[2, 5])), world_class)
+
+    (step,) = dataset.trajectories[0].steps
+    assert [dataset.names[i] for i in step.down] == ["ask"]
+    assert {dataset.names[i]: p for i, p in step.scores.items()} == {"issue_refund": 0.5}
 
 
 def test_features_without_entries_are_an_empty_task() -> None:
-    x = sparse_vector(features(index=[], quantised=b""))
+    x = text_vector(features(index=[], quantised=b""), GRAMS_ONLY, 0)
 
     assert x is not None
     assert len(x.index) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentgym_daemon.learning.schedule import Progress, due
+from agentgym_daemon.learning.schedule import GROWTH, Progress, due
 from agentgym_daemon.learning.settings import LearningSettings
 
 MINUTE = 60 * 10**9
@@ -21,12 +21,23 @@ MINUTE = 60 * 10**9
         (101, 100, -30 * MINUTE, True),
         (100, 100, -99 * MINUTE, False),
         (90, 100, -99 * MINUTE, False),
+        (10_100, 10_000, 0, False),  # of a long history, more
+        (10_001, 10_000, -30 * MINUTE, True),
     ],
 )
 def test_training_is_due_after_enough_runs_or_enough_time(
     now: int, at_last: int, last_ns: int | None, expected: bool
 ) -> None:
     assert due(Progress(now, at_last), last_ns, 0, trajectories=100, minutes=30) is expected
+
+
+def test_a_long_history_waits_for_a_share_of_itself() -> None:
+    enough = int(GROWTH * 10_000)
+    assert enough > 100
+
+    for new, expected in ((enough - 1, False), (enough, True)):
+        progress = Progress(10_000 + new, 10_000)
+        assert due(progress, 0, 0, trajectories=100, minutes=30) is expected
 
 
 def test_settings_survive_the_way_through_json() -> None:

@@ -7,17 +7,21 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agentgym.policy import snapshot
+from agentgym.policy.encoder.artefact import digest, parse
+from agentgym.policy.encoder.transformer import Encoder
 from agentgym.trajectory import Tool
 from agentgym_daemon.learning import worker
+from agentgym_daemon.learning.dataset import read_dataset
 from agentgym_daemon.learning.settings import LearningSettings
-from agentgym_daemon.learning.supervisor import Trainer, TrainJob
+from agentgym_daemon.learning.supervisor import Trainer, TrainJob, command_of
 
 SETTINGS = LearningSettings(rounds=3)
 SAYS_READY = "import sys; print('{}', flush=True)\n"
@@ -96,6 +100,57 @@ def test_the_process_trains_several_jobs_and_ends_when_closed(files: Path, tmp_p
     assert trainer.train(job(files)).result(1).error == "the trainer is closed"
 
 
+def test_a_job_with_an_encoder_trains_from_embeddings(
+    world_class: Any, tmp_path: Path, make_encoder: Callable[..., bytes]
+) -> None:
+    data = make_encoder(output=6)
+    encoder = tmp_path / "encoder.safetensors"
+    encoder.write_bytes(data)
+    encode = Encoder(parse(data, digest(data)))
+    requests = [world_class.request_class(f"{w} please", (t,)) for w, t in [("a", "x"), ("b", "y")]]
+    tools = [Tool("x", "a a"), Tool("y", "b b")]
+    world = world_class(requests, tools, seed=0, encode=encode, schema=2, dim=6)
+    for i in range(30):
+        world.episode(requests[i % 2], None)
+    world.write(tmp_path / "snapshot")
+    worker._loaded.cache_clear()
+
+    for version, parent in (("p-000001", None), ("p-000002", "p-000001.safetensors")):
+        answer = worker.run_job(
+            {
+                "id": 1,
+                "snapshot": str(tmp_path / "snapshot"),
+                "out": str(tmp_path / f"{version}.safetensors"),
+                "version": version,
+                "created_unix_nano": 7,
+                "seed": 0,
+                "parent": parent and str(tmp_path / parent),
+                "encoder": str(encoder),
+                "settings": SETTINGS.plain(),
+            }
+        )
+
+        made = snapshot.parse((tmp_path / f"{version}.safetensors").read_bytes(), answer["sha256"])
+        assert made.parameters.embedding_dim == 6
+        assert made.manifest["scope"]["feature_schema"] == 2
+        assert answer["report"]["steps"] > 0
+        assert answer["report"]["stale"] == 0
+    assert worker._loaded.cache_info().misses == 1  # it stays loaded for the next job
+
+
+def test_a_job_without_its_encoder_scores_nothing(world_class: Any, tmp_path: Path) -> None:
+    encode = lambda text: np.array([1.0, len(text)], np.float32)  # noqa: E731
+    requests = [world_class.request_class("a please", ("x",))]
+    tools = [Tool("x", "a a"), Tool("y", "b b")]
+    world = world_class(requests, tools, seed=0, encode=encode, schema=2, dim=2)
+    world.episode(requests[0], None)
+
+    dataset = read_dataset(world.write(tmp_path / "snapshot"))
+
+    assert [t.steps for t in dataset.trajectories] == [()]
+    assert dataset.trajectories[0].unscored > 0
+
+
 def test_a_crash_fails_its_job_and_the_next_job_gets_a_new_process(
     tmp_path: Path, closing: list[Trainer]
 ) -> None:
@@ -167,6 +222,17 @@ def test_closing_ends_a_running_training_and_fails_waiting_ones(tmp_path: Path) 
 
     assert [future.result(1).ok for future in futures] == [False, False]
     assert trainer.status == "closed"
+
+
+def test_an_engine_is_a_module_and_an_interpreter() -> None:
+    python = Path("/other/bin/python")
+
+    assert command_of() == (sys.executable, "-m", "agentgym_daemon.learning.worker")
+    assert command_of("lightning", python) == (
+        "/other/bin/python",
+        "-m",
+        "agentgym_daemon.learning.lightning",
+    )
 
 
 def test_the_supervisor_imports_no_torch() -> None:

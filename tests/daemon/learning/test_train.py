@@ -10,14 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.parameters import Parameters, initial
+from agentgym.policy.snapshot import digest, parse
 from agentgym.proto.v1 import common_pb2
 from agentgym.trajectory import Tool
-from agentgym_daemon.learning.dataset import Dataset, read_dataset
+from agentgym_daemon.learning.dataset import Dataset, Trajectory, read_dataset
+from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import RatioError, train
 
 FAST = LearningSettings(rounds=20)
+MANIFEST = {
+    "version": "p-000001",
+    "parent": "",
+    "created_unix_nano": 1,
+    "scope": {},
+    "lineage": {},
+}
 SUBJECTS = {
     "track_order": ("parcel", "delivery", "package", "shipment", "courier"),
     "issue_refund": ("money back", "refund", "overcharged", "double charge", "reimburse"),
@@ -112,6 +122,74 @@ def test_the_ratio_is_one_before_the_first_update(second_round: Any) -> None:
     assert report.gradient_steps_of_parent > 100
     assert report.ratio_error is not None
     assert report.ratio_error <= 1e-6
+
+
+def meaning(text: str) -> np.ndarray:
+    """An encoder that knows what the requests and tools are about."""
+    vector = np.array([any(w in text for w in words) for words in SUBJECTS.values()], np.float32)
+    return (vector + 0.01) / np.linalg.norm(vector + 0.01)
+
+
+def test_a_schema_with_an_encoder_trains_from_both_and_recomputes_what_was_done(
+    world_class: Any, tmp_path: Path
+) -> None:
+    embedded = {"encode": meaning, "schema": 7, "dim": len(SUBJECTS)}
+    world = build_world(world_class, 3, **embedded)
+
+    def featuriser(key: bytes, schema: int) -> Featuriser:
+        return Featuriser(TextHasher(key), meaning, schema=schema, dim=len(SUBJECTS))
+
+    def read() -> Dataset:
+        return read_dataset(
+            world.write(tmp_path / "s", parent="".join(world.versions)), featuriser=featuriser
+        )
+
+    def first_calls(policy: Parameters | None) -> float:
+        runs = [world.episode(request, policy, greedy=True)[0] for request in world.requests]
+        return sum(run.first_attempts[0] for run in runs) / len(runs)
+
+    before = first_calls(None)
+    play(world, 80)
+    first, report = train(read(), None, settings=FAST, seed=0)
+    assert report.steps > 0
+    prior = initial(first.tools, first.names, len(SUBJECTS))
+    for name in ("meaning.gain", "meaning.map", "tool.embedding", "defer.embedding"):
+        assert not np.array_equal(first[name], prior[name])
+    world.versions.append("p-1")
+    play(world, 80, first, "p-1")
+
+    second, report = train(read(), first, settings=FAST, seed=0)
+
+    assert report.ratio_error is not None
+    assert report.ratio_error <= 1e-6
+    assert report.gradient_steps_of_parent > 50
+    assert first_calls(second) > before + 0.15
+
+
+def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> None:
+    _, dataset = first_round
+    assert improve(dataset, None, MANIFEST, settings=FAST, seed=0).report.stale == 0
+    column = next(s.called[0] for t in dataset.trajectories for s in t.steps if s.called)
+    step = replace(
+        dataset.trajectories[0].steps[0], called=(column,), scores={column: 0.95}, alone=False
+    )
+    worked, failed = replace(step, failed=()), replace(step, failed=(column,))
+    last = max(t.closed_unix_nano for t in dataset.trajectories)
+    broken = tuple(
+        Trajectory(bytes([i]) * 16, float(i < 20), (worked if i < 20 else failed,), 0, last + 1 + i)
+        for i in range(30)
+    )
+    later = replace(dataset, trajectories=(*dataset.trajectories, *broken))
+
+    outcome = improve(later, None, MANIFEST, settings=FAST, seed=0)
+
+    told = sum(any(column in step.called for step in t.steps) for t in dataset.trajectories)
+    assert 0 < told <= outcome.report.stale < len(later.trajectories)
+    assert outcome.receipt.accepted
+    assert outcome.sha256 == digest(outcome.data)
+    loaded = parse(outcome.data, outcome.sha256)
+    assert same(loaded.parameters, outcome.candidate)
+    assert loaded.version == "p-000001"
 
 
 def test_training_fails_when_propensities_cannot_be_recomputed(second_round: Any) -> None:

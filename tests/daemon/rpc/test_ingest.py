@@ -179,6 +179,8 @@ async def test_decisions_features_and_tools_are_stored_with_their_trajectory(des
         index=[1, 5],
         quantised=b"\x10\xff",
         scale=0.5,
+        embedding=b"\x81\x7f",
+        embedding_scale=0.25,
     )
     tools = [common_pb2.Tool(fingerprint=b"\x01" * 8, name="find_order")]
 
@@ -209,6 +211,7 @@ async def test_decisions_features_and_tools_are_stored_with_their_trajectory(des
         ({"offered": [b"x", b"y"]}, "offered: expected fingerprints of 8 bytes"),
         ({"allowed": [True]}, "allowed: expected none or 2 entries, got 1"),
         ({"shown": [2]}, "shown: expected indices below 2"),
+        ({"down": [0, 2]}, "down: expected indices below 2, got [0, 2]"),
         ({"assignment_probability": float("nan")}, "assignment_probability: expected a prob"),
         ({"floor": 1.5}, "floor: expected a probability in [0, 1], got 1.5"),
         ({"temperature": float("inf")}, "temperature: expected a finite number"),
@@ -256,6 +259,9 @@ async def test_a_bad_decision_is_named_and_its_sibling_is_kept(
         ({"quantised": b"x"}, "quantised: expected 2 bytes, got 1"),
         ({"index": [5, 5]}, "index: expected ascending"),
         ({"scale": float("nan")}, "scale: expected a finite number"),
+        ({"embedding": bytes(8193)}, "embedding: expected at most 8192 bytes, got 8193"),
+        ({"embedding_scale": -1.0}, "embedding_scale: expected a finite number"),
+        ({"embedding_scale": float("inf")}, "embedding_scale: expected a finite number"),
     ],
 )
 async def test_bad_features_are_named_and_nothing_is_written(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,9 +20,7 @@ from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.rpc.policies import PolicyService
 
 MakeCandidate = Callable[..., bytes]
-SUBSCRIPTION = policy_pb2.SubscribeRequest(
-    contract_version=1, agent="support-desk", feature_schemas=[1]
-)
+SUBSCRIPTION = policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk")
 
 
 @pytest.fixture
@@ -92,19 +91,64 @@ async def test_every_change_of_what_is_live_is_pushed(desk: Any, register: Any) 
     assert await next_live() == [(second, False)]
 
 
-async def test_a_subscriber_hears_only_of_its_own_agent_and_schema(
-    desk: Any, register: Any
-) -> None:
+async def test_a_subscriber_hears_only_of_its_own_agent(desk: Any, register: Any) -> None:
     version = await register()
     await desk.daemon._registry.promote(version, actor="test")
     other = policy_pb2.SubscribeRequest(contract_version=1, agent="other")
-    newer = policy_pb2.SubscribeRequest(
-        contract_version=1, agent="support-desk", feature_schemas=[2]
-    )
 
-    assert list((await subscribe(desk.client, other).read()).live) == []
-    assert list((await subscribe(desk.client, newer).read()).live) == []
+    mine, theirs = subscribe(desk.client), subscribe(desk.client, other)
+
+    assert [live.version for live in (await mine.read()).live] == [version]
+    assert list((await theirs.read()).live) == []
     assert (await desk.client.status()).subscribers == 2
+
+
+async def test_policies_of_another_feature_schema_are_kept_but_not_pushed(
+    open_desk: Any, scope: common_pb2.Scope, make_candidate: MakeCandidate
+) -> None:
+    async with open_desk() as desk:
+        data = make_candidate("p-000001")
+        await desk.daemon._registry.register(
+            data, sha256=digest(data), scope=scope, status="candidate", receipt={}
+        )
+        await desk.daemon._registry.promote("p-000001", actor="test")
+
+    async with open_desk(encoder="default") as desk:
+        update = await subscribe(desk.client).read()
+
+        assert update.features.number == 2
+        assert list(update.live) == []
+        assert [v.version for v in desk.daemon._registry.book.versions()] == ["p-000001"]
+
+
+async def test_the_encoder_is_named_in_the_handshake_and_served_by_its_hash(
+    open_desk: Any,
+) -> None:
+    async with open_desk(encoder="default") as desk:
+        features = (await subscribe(desk.client).read()).features
+
+        data, _ = await download(desk.client, features.encoder_sha256)
+
+        assert digest(data) == features.encoder_sha256
+        assert len(data) == features.encoder_size
+
+
+async def test_a_changed_encoder_is_not_served(open_desk: Any, home: Path) -> None:
+    async with open_desk(encoder="default") as desk:
+        features = (await subscribe(desk.client).read()).features
+        path = home / "encoders" / f"{features.encoder_sha256}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+        with pytest.raises(aio.AioRpcError, match="start the daemon again") as caught:
+            await download(desk.client, features.encoder_sha256)
+
+        assert caught.value.code() == grpc.StatusCode.DATA_LOSS
+
+
+async def test_without_an_encoder_the_schema_is_n_grams_only(desk: Any) -> None:
+    features = (await subscribe(desk.client).read()).features
+
+    assert (features.number, features.encoder_sha256, features.encoder_size) == (1, "", 0)
 
 
 async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:

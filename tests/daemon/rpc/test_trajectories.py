@@ -7,16 +7,18 @@ import random
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from grpc import aio
 
+from agentgym.encode import features_message
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
-from agentgym.policy.evaluate import Catalogue, evaluate
+from agentgym.policy.evaluate import Catalogue, Scorer
 from agentgym.policy.features import TextHasher
-from agentgym.policy.snapshot import digest
+from agentgym.policy.parameters import initial
+from agentgym.policy.snapshot import digest, dump
 from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, trajectory_pb2
 from agentgym.trajectory import PastCall, Tool
+from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.lock import read_feature_key
 
 
@@ -40,25 +42,35 @@ async def policy(desk: Any, scope: common_pb2.Scope, make_candidate: Any) -> Any
 
 
 async def send_decision(
-    desk: Any, policy: Any, tools: tuple[Tool, ...], *, seed: int | None, show: bool = False
+    desk: Any,
+    policy: Any,
+    tools: tuple[Tool, ...],
+    *,
+    seed: int | None,
+    show: bool = False,
+    encoder: str = "none",
+    down: tuple[int, ...] = (),
 ) -> decision_pb2.DecisionRecord:
     """Decides a step as the plugin does and sends its record."""
 
-    hasher = TextHasher(read_feature_key(desk.home))
-    x = hasher("where is order 17?")
+    features = featuriser_of(encoder, TextHasher(read_feature_key(desk.home)))
+    x = features("where is order 17?")
     history = [PastCall(tools[0].fingerprint, error=True)]
-    evaluation = evaluate(policy, x, Catalogue(tools, hasher), history)
+    evaluation = Scorer(policy, Catalogue(tools, features))(x, history, down)
     make = show_arms if show else force_arms
     exploration = Exploration()
     decision = decide(
-        make(evaluation, [True, True], exploration.top_k),
+        make(evaluation, [i not in down for i in range(2)], exploration.top_k),
         exploration,
         None if seed is None else random.Random(seed),
+        down=down,
     )
     record = decision_pb2.DecisionRecord(
         decision_id=(1).to_bytes(8, "big"),
         trajectory_id=(1).to_bytes(16, "big"),
-        scope=common_pb2.Scope(agent="support-desk", agent_name="clerk", feature_schema=1),
+        scope=common_pb2.Scope(
+            agent="support-desk", agent_name="clerk", feature_schema=features.schema
+        ),
         policy_version="p-000001",
         offered=[tool.fingerprint for tool in tools],
         support=[
@@ -74,20 +86,14 @@ async def send_decision(
         defer_floor=decision.defer_floor,
         top_k=decision.top_k,
         greedy=decision.greedy,
+        down=decision.down,
         history=[decision_pb2.PastCall(tool=tools[0].fingerprint, error=True)],
         features_id=b"features",
     )
-    features = decision_pb2.TaskFeatures(
-        features_id=b"features",
-        trajectory_id=record.trajectory_id,
-        feature_schema=1,
-        index=[int(i) for i in x.index],
-        quantised=np.asarray(x.quantised).tobytes(),
-        scale=x.scale,
-    )
+    sent = features_message(record.trajectory_id, b"features", x, features.schema)
     response = await desk.client.call(
         desk.client.decisions.Record,
-        decision_pb2.RecordRequest(decisions=[record], features=[features]),
+        decision_pb2.RecordRequest(decisions=[record], features=[sent]),
     )
     assert response.rejected == 0, response.message
     return record
@@ -125,6 +131,72 @@ async def test_a_decision_is_recomputed_to_the_last_bit_of_its_probabilities(
     assert "under p-000001; the model called find_order." in explanation.summary
     expected = set() if show else {"similarity", "learned", "history"}
     assert set(explanation.arms[1].parts) == expected
+
+
+@pytest.mark.parametrize("down", [(), (0,)])
+@pytest.mark.parametrize("encoder", ["none", "default"])
+async def test_embeddings_and_tools_that_were_down_are_recomputed_too(
+    open_desk: Any,
+    tools: tuple[Tool, ...],
+    scope: common_pb2.Scope,
+    encoder: str,
+    down: tuple[int, ...],
+) -> None:
+    async with open_desk(encoder=encoder) as desk:
+        features = featuriser_of(encoder, TextHasher(b"any"))
+        policy = initial(
+            tuple(t.fingerprint.hex() for t in tools),
+            tuple(t.name for t in tools),
+            features.embedding_dim,
+        )
+        manifest = {
+            "version": "p-000001",
+            "parent": "",
+            "created_unix_nano": 1,
+            "scope": {},
+            "lineage": {},
+        }
+        data = dump(policy, manifest)
+        scope.feature_schema = features.schema
+        await desk.daemon._registry.register(
+            data, sha256=digest(data), scope=scope, status="candidate", receipt={}
+        )
+        await put_tools(desk, tools)
+        record = await send_decision(desk, policy, tools, seed=1, encoder=encoder, down=down)
+        await desk.client.send_run(1)
+
+        (explanation,) = await explain(desk, record.decision_id)
+
+        assert 0.0 <= explanation.recomputed_error <= 1e-12
+        assert list(explanation.decision.down) == list(down)
+        assert [arm.arm for arm in explanation.arms] == [
+            "defer",
+            *(f"force {tools[arm.tools[0]].name}" for arm in record.support[1:]),
+        ]
+        assert all(len(arm.parts) == 3 for arm in explanation.arms[1:])
+
+
+async def test_a_decision_of_another_feature_schema_is_shown_but_not_recomputed(
+    open_desk: Any, tools: tuple[Tool, ...], scope: common_pb2.Scope, make_candidate: Any
+) -> None:
+    data = make_candidate("p-000001")
+    async with open_desk() as desk:
+        await desk.daemon._registry.register(
+            data, sha256=digest(data), scope=scope, status="candidate", receipt={}
+        )
+        policy = desk.daemon._registry.snapshot("p-000001").parameters
+        await put_tools(desk, tools)
+        record = await send_decision(desk, policy, tools, seed=1)
+        await desk.client.applied()
+
+    async with open_desk(encoder="default") as desk:
+        (explanation,) = await explain(desk, record.decision_id)
+
+        assert explanation.recomputed_error == -1
+        assert [arm.probability for arm in explanation.arms] == [
+            arm.probability for arm in record.support
+        ]
+        assert not any(arm.parts for arm in explanation.arms)
 
 
 async def test_a_decision_of_a_lost_policy_is_shown_but_not_recomputed(

@@ -38,7 +38,7 @@ def steps(draw: st.DrawFn) -> tuple[Evaluation, list[bool]]:
     n = draw(st.integers(1, 30))
     raw = np.array(draw(st.lists(st.floats(0.01, 1.0), min_size=n + 1, max_size=n + 1)))
     allowed = draw(st.lists(st.booleans(), min_size=n, max_size=n).filter(any))
-    return Evaluation(raw / raw.sum(), draw(st.floats(0.0, 1.0)), {}), allowed
+    return Evaluation(raw / raw.sum(), draw(st.floats(0.0, 1.0))), allowed
 
 
 @given(scores, explorations)
@@ -107,7 +107,7 @@ def test_protected_tools_are_never_forced_or_promoted_in_ten_thousand_decisions(
     numbers = np.random.default_rng(7)
     for _ in range(5_000):
         raw = numbers.random(9)
-        evaluation = Evaluation(raw / raw.sum(), rng.random(), {})
+        evaluation = Evaluation(raw / raw.sum(), rng.random())
         allowed = [rng.random() < 0.6 for _ in range(8)]
         allowed[rng.randrange(8)] = True
         forced = decide(force_arms(evaluation, allowed, 5), Exploration(), rng).taken
@@ -133,7 +133,7 @@ def test_greedy_takes_the_best_arm_with_certainty(
 
 
 def test_draws_follow_the_logged_probabilities() -> None:
-    evaluation = Evaluation(np.array([0.3, 0.25, 0.2, 0.25]), 0.3, {})
+    evaluation = Evaluation(np.array([0.3, 0.25, 0.2, 0.25]), 0.3)
     arms = force_arms(evaluation, [True] * 3, 3)
     rng = random.Random(0)
 

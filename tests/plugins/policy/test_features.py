@@ -1,12 +1,24 @@
-"""Feature schema 1: pure in (key, text), quantised before use."""
+"""Features of a text: pure in (key, text), quantised before use, with an embedding or without."""
 
 from __future__ import annotations
 
+import threading
+import zlib
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgym.policy.features import DIM, SparseVector, TextHasher, tool_text
+from agentgym.policy.features import (
+    DIM,
+    GRAMS_ONLY,
+    Featuriser,
+    TextHasher,
+    TextVector,
+    embedding,
+    tool_text,
+)
 
 texts = st.text(max_size=200)
 
@@ -86,4 +98,101 @@ def test_tool_names_are_read_as_words() -> None:
 
 
 def test_lone_surrogates_do_no_harm() -> None:
-    assert isinstance(TextHasher(b"key")("bad \ud800 text"), SparseVector)
+    assert isinstance(TextHasher(b"key")("bad \ud800 text"), TextVector)
+
+
+def encode(text: str) -> np.ndarray:
+    """A fake encoder: pure in the text, of unit length."""
+    rng = np.random.default_rng(zlib.crc32(text.encode("utf-8", "replace")))
+    vector = rng.normal(size=12).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+class Encoder:
+    """The fake encoder, counted and as slow as the test wants it."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.texts: list[str] = []
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    def __call__(self, text: str) -> np.ndarray:
+        self.texts.append(text)
+        assert self.go.wait(20)
+        return encode(text)
+
+
+def equal(a: TextVector | None, b: TextVector | None) -> bool:
+    assert a is not None
+    assert b is not None
+    same = np.array_equal(a.dense(), b.dense())
+    if a.embedding is None or b.embedding is None:
+        return same and a.embedding is b.embedding
+    return same and np.array_equal(a.embedding.values(), b.embedding.values())
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=64))
+def test_an_embedding_is_within_half_a_step_of_its_vector(values: list[float]) -> None:
+    vector = np.array(values, np.float32)
+
+    made = embedding(vector)
+
+    assert made.quantised.dtype == np.int8
+    assert float(np.float32(made.scale)) == made.scale
+    assert np.abs(made.values() - vector).max() <= made.scale / 254 * 1.001
+
+
+def test_no_direction_is_an_embedding_of_zeros() -> None:
+    made = embedding(np.zeros(5, np.float32))
+
+    assert made.scale == 0.0
+    assert made.values().tolist() == [0.0] * 5
+
+
+def test_without_an_encoder_the_features_are_the_n_grams() -> None:
+    hasher = TextHasher(b"key")
+    features = Featuriser(hasher)
+
+    assert (features.schema, features.embedding_dim, features.encodes) == (GRAMS_ONLY, 0, False)
+    assert equal(features("cancel it"), hasher("cancel it"))
+    assert equal(features.within("cancel it", 0.0), hasher("cancel it"))
+
+
+def test_with_an_encoder_they_are_the_n_grams_and_the_embedding() -> None:
+    hasher, encoder = TextHasher(b"key"), Encoder()
+    features = Featuriser(hasher, encoder, schema=7, dim=12)
+
+    made = features("cancel it")
+
+    assert (features.schema, features.embedding_dim, features.encodes) == (7, 12, True)
+    assert np.array_equal(made.dense(), hasher("cancel it").dense())
+    assert made.embedding is not None
+    assert np.array_equal(made.embedding.values(), embedding(encode("cancel it")).values())
+    assert equal(features.within("cancel it", 0.0), made)
+
+
+@pytest.mark.parametrize(("slow", "text"), [(True, "short"), (False, "long " * 100)])
+def test_what_is_slow_is_waited_for_a_set_time_and_found_later(slow: bool, text: str) -> None:
+    encoder = Encoder(held=True)
+    features = Featuriser(TextHasher(b"key"), encoder, schema=7, dim=12, slow=slow)
+
+    assert features.within(text, 0.0) is None
+    encoder.go.set()
+
+    whole = features(text)
+    assert equal(features.within(text, 0.0), whole)
+    assert encoder.texts == [text]
+
+
+def test_a_short_text_of_a_fast_encoder_is_not_waited_for_elsewhere() -> None:
+    threads = []
+
+    def encoder(text: str) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return encode(text)
+
+    features = Featuriser(TextHasher(b"key"), encoder, schema=7, dim=12)
+
+    assert features.within("short", 0.0) is not None
+    assert threads == [threading.current_thread()]

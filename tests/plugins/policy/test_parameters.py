@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,18 +17,21 @@ from agentgym.trajectory import PastCall, Tool
 POOL = tuple(Tool(f"tool_{i}", f"does thing number {i}") for i in range(6))
 
 
-def learned(tools: tuple[Tool, ...]) -> Parameters:
+def learned(tools: tuple[Tool, ...], dim: int = 0) -> Parameters:
     rng = np.random.default_rng(3)
-    made = initial(tuple(t.fingerprint.hex() for t in tools), tuple(t.name for t in tools))
+    made = initial(tuple(t.fingerprint.hex() for t in tools), tuple(t.name for t in tools), dim)
     for tensor in made.tensors.values():
         tensor[...] = rng.normal(0, 1, tensor.shape)
     return made
 
 
-def test_the_prior_has_every_tensor_in_its_shape(tools: tuple[Tool, ...]) -> None:
-    prior = initial(tuple(t.fingerprint.hex() for t in tools), tuple(t.name for t in tools))
+@pytest.mark.parametrize("dim", [0, 5])
+def test_the_prior_has_every_tensor_in_its_shape(dim: int, tools: tuple[Tool, ...]) -> None:
+    prior = initial(tuple(t.fingerprint.hex() for t in tools), tuple(t.name for t in tools), dim)
 
-    assert {name: t.shape for name, t in prior.tensors.items()} == shapes(len(tools))
+    assert {name: t.shape for name, t in prior.tensors.items()} == shapes(len(tools), dim)
+    assert prior.embedding_dim == dim
+    assert ("meaning.map" in prior.tensors) == bool(dim)
     assert all(t.dtype == np.float32 for t in prior.tensors.values())
 
 
@@ -35,9 +39,10 @@ def test_the_prior_has_every_tensor_in_its_shape(tools: tuple[Tool, ...]) -> Non
 @given(
     st.lists(st.sampled_from(range(6)), unique=True, min_size=1),
     st.lists(st.sampled_from(range(6)), unique=True, min_size=1),
+    st.sampled_from([0, 5]),
 )
-def test_extending_keeps_what_was_learned(before: list[int], after: list[int]) -> None:
-    old = learned(tuple(POOL[i] for i in before))
+def test_extending_keeps_what_was_learned(before: list[int], after: list[int], dim: int) -> None:
+    old = learned(tuple(POOL[i] for i in before), dim)
     now = tuple(POOL[i] for i in after)
 
     new = extend(old, tuple(t.fingerprint.hex() for t in now), tuple(t.name for t in now))
@@ -53,10 +58,21 @@ def test_extending_keeps_what_was_learned(before: list[int], after: list[int]) -
             assert new["history.transition"][i, k] == old["history.transition"][j, m]
         assert new["history.transition"][i, -1] == old["history.transition"][j, -1]
     assert np.array_equal(new["tool.weight"][:, -1], old["tool.weight"][:, -1])
-    for name in ("similarity.gain", "similarity.bucket", "history.effect", "defer.weight"):
+    shared = {"similarity.gain", "history.effect", "defer.weight", "defer.bias"}
+    if dim:
+        shared |= {"meaning.gain", "meaning.map", "defer.embedding"}
+    for name in shared:
         assert np.array_equal(new[name], old[name])
     added = [new.position[t.fingerprint] for t in now if t not in kept]
     assert not new["tool.weight"][:, added].any()
+    assert new.embedding_dim == dim
+    if dim:
+        to = [new.position[t.fingerprint] for t in kept]
+        of = [old.position[t.fingerprint] for t in kept]
+        assert np.array_equal(
+            new["tool.embedding"][:, [*to, -1]], old["tool.embedding"][:, [*of, -1]]
+        )
+        assert not new["tool.embedding"][:, added].any()
 
 
 def test_extending_by_a_tool_that_is_not_offered_changes_no_estimate(

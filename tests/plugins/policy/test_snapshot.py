@@ -13,7 +13,7 @@ import pytest
 
 from agentgym.errors import SnapshotError
 from agentgym.policy import snapshot
-from agentgym.policy.parameters import Parameters
+from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.snapshot import canonical, digest, dump, parse
 
 MANIFEST = {
@@ -23,6 +23,13 @@ MANIFEST = {
     "scope": {"agent": "agent", "agent_name": "agent"},
     "lineage": {"trajectories": 10},
 }
+
+
+@pytest.fixture(params=[0, 12], ids=["n-grams", "embedding"])
+def parameters(
+    request: pytest.FixtureRequest, make_parameters: Callable[..., Parameters], tools: Any
+) -> Parameters:
+    return make_parameters(tools, 0, request.param)
 
 
 @pytest.fixture
@@ -66,12 +73,39 @@ def test_the_safetensors_library_reads_it(data: bytes, parameters: Parameters) -
         assert np.array_equal(tensor, parameters[name])
 
 
-def test_a_policy_without_tools_is_a_policy() -> None:
-    from agentgym.policy.parameters import initial
+@pytest.mark.parametrize("dim", [0, 12])
+def test_a_policy_without_tools_is_a_policy(dim: int) -> None:
+    data = dump(initial((), (), dim), MANIFEST)
 
-    data = dump(initial((), ()), MANIFEST)
+    loaded = parse(data, digest(data))
 
-    assert parse(data, digest(data)).parameters.tools == ()
+    assert loaded.parameters.tools == ()
+    assert loaded.parameters.embedding_dim == loaded.manifest["embedding_dim"] == dim
+
+
+@pytest.mark.parametrize(
+    "name", ["meaning.gain", "meaning.map", "tool.embedding", "defer.embedding"]
+)
+def test_the_self_test_touches_every_number_about_meaning(
+    name: str, make_parameters: Callable[..., Parameters], tools: Any
+) -> None:
+    good = make_parameters(tools, 0, 6)
+    for tensor in good.tensors.values():
+        tensor[...] = 0.0  # no estimate near 0 or 1, where little moves
+    good["meaning.gain"][:] = 1.0
+    np.fill_diagonal(good["meaning.map"], 0.1)
+    for position in np.ndindex(good[name].shape):
+        changed = Parameters(good.tools, good.names, dict(good.tensors))
+        tensor = good[name].copy()
+        tensor[position] += 0.5
+        changed.tensors[name] = tensor  # type: ignore[index]  # a dict, just made
+
+        before, after = snapshot.self_test(good), snapshot.self_test(changed)
+
+        moved = np.abs(
+            np.array([*before["right"], before["alone"]]) - [*after["right"], after["alone"]]
+        )
+        assert moved.max() > 1e-9 or (name, position[-1]) == ("defer.embedding", 0)
 
 
 def test_no_changed_byte_of_header_or_manifest_is_loaded(data: bytes) -> None:
@@ -136,8 +170,13 @@ def test_wrong_shapes_names_and_types_are_refused(data: bytes) -> None:
     ("change", "match"),
     [
         ({"version": None}, "lacks"),
-        ({"feature_schema": 2}, "feature schema 2"),
-        ({"dim": 8}, "of 8 buckets"),
+        ({"embedding_dim": None}, "lacks"),
+        ({"dim": 8}, "over 8 n-gram buckets"),
+        ({"embedding_dim": 13}, "has tensors|got .*, expected"),
+        ({"embedding_dim": 4097}, "4097 embedding dimensions"),
+        ({"embedding_dim": -1}, "-1 embedding dimensions"),
+        ({"embedding_dim": True}, "True embedding dimensions"),
+        ({"embedding_dim": "12"}, "'12' embedding dimensions"),
         ({"tools": 3}, "unreadable manifest"),
         ({"tools": [{"fingerprint": "xy", "name": "t"}]}, "unreadable manifest"),
         ({"tools": [{"fingerprint": "00", "name": "t"}] * 2}, "twice"),

@@ -8,20 +8,24 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TaskFeatures(_message.Message):
-    __slots__ = ("features_id", "trajectory_id", "feature_schema", "index", "quantised", "scale")
+    __slots__ = ("features_id", "trajectory_id", "feature_schema", "index", "quantised", "scale", "embedding", "embedding_scale")
     FEATURES_ID_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     QUANTISED_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_SCALE_FIELD_NUMBER: _ClassVar[int]
     features_id: bytes
     trajectory_id: bytes
     feature_schema: int
     index: _containers.RepeatedScalarFieldContainer[int]
     quantised: bytes
     scale: float
-    def __init__(self, features_id: _Optional[bytes] = ..., trajectory_id: _Optional[bytes] = ..., feature_schema: _Optional[int] = ..., index: _Optional[_Iterable[int]] = ..., quantised: _Optional[bytes] = ..., scale: _Optional[float] = ...) -> None: ...
+    embedding: bytes
+    embedding_scale: float
+    def __init__(self, features_id: _Optional[bytes] = ..., trajectory_id: _Optional[bytes] = ..., feature_schema: _Optional[int] = ..., index: _Optional[_Iterable[int]] = ..., quantised: _Optional[bytes] = ..., scale: _Optional[float] = ..., embedding: _Optional[bytes] = ..., embedding_scale: _Optional[float] = ...) -> None: ...
 
 class PastCall(_message.Message):
     __slots__ = ("tool", "error")
@@ -54,7 +58,7 @@ class Arm(_message.Message):
     def __init__(self, kind: _Optional[_Union[Arm.Kind, str]] = ..., tools: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("decision_id", "trajectory_id", "step", "scope", "agent_path", "time_unix_nano", "mode", "assignment", "assignment_probability", "fallback", "policy_version", "offered", "allowed", "shown", "support", "arm", "arm_propensity", "temperature", "floor", "defer_floor", "top_k", "greedy", "history", "features_id", "called", "completed", "force")
+    __slots__ = ("decision_id", "trajectory_id", "step", "scope", "agent_path", "time_unix_nano", "mode", "assignment", "assignment_probability", "fallback", "policy_version", "offered", "allowed", "shown", "support", "arm", "arm_propensity", "temperature", "floor", "defer_floor", "top_k", "greedy", "history", "features_id", "called", "completed", "down", "force")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +85,7 @@ class DecisionRecord(_message.Message):
     FEATURES_ID_FIELD_NUMBER: _ClassVar[int]
     CALLED_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     decision_id: bytes
     trajectory_id: bytes
@@ -108,8 +113,9 @@ class DecisionRecord(_message.Message):
     features_id: bytes
     called: _containers.RepeatedScalarFieldContainer[str]
     completed: bool
+    down: _containers.RepeatedScalarFieldContainer[int]
     force: str
-    def __init__(self, decision_id: _Optional[bytes] = ..., trajectory_id: _Optional[bytes] = ..., step: _Optional[int] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., agent_path: _Optional[_Iterable[str]] = ..., time_unix_nano: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., assignment: _Optional[_Union[_common_pb2.Assignment, str]] = ..., assignment_probability: _Optional[float] = ..., fallback: _Optional[_Union[_common_pb2.Fallback, str]] = ..., policy_version: _Optional[str] = ..., offered: _Optional[_Iterable[bytes]] = ..., allowed: _Optional[_Iterable[bool]] = ..., shown: _Optional[_Iterable[int]] = ..., support: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., arm: _Optional[int] = ..., arm_propensity: _Optional[float] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., defer_floor: _Optional[float] = ..., top_k: _Optional[int] = ..., greedy: bool = ..., history: _Optional[_Iterable[_Union[PastCall, _Mapping]]] = ..., features_id: _Optional[bytes] = ..., called: _Optional[_Iterable[str]] = ..., completed: bool = ..., force: _Optional[str] = ...) -> None: ...
+    def __init__(self, decision_id: _Optional[bytes] = ..., trajectory_id: _Optional[bytes] = ..., step: _Optional[int] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., agent_path: _Optional[_Iterable[str]] = ..., time_unix_nano: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., assignment: _Optional[_Union[_common_pb2.Assignment, str]] = ..., assignment_probability: _Optional[float] = ..., fallback: _Optional[_Union[_common_pb2.Fallback, str]] = ..., policy_version: _Optional[str] = ..., offered: _Optional[_Iterable[bytes]] = ..., allowed: _Optional[_Iterable[bool]] = ..., shown: _Optional[_Iterable[int]] = ..., support: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., arm: _Optional[int] = ..., arm_propensity: _Optional[float] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., defer_floor: _Optional[float] = ..., top_k: _Optional[int] = ..., greedy: bool = ..., history: _Optional[_Iterable[_Union[PastCall, _Mapping]]] = ..., features_id: _Optional[bytes] = ..., called: _Optional[_Iterable[str]] = ..., completed: bool = ..., down: _Optional[_Iterable[int]] = ..., force: _Optional[str] = ...) -> None: ...
 
 class RecordRequest(_message.Message):
     __slots__ = ("decisions", "features")

@@ -7,18 +7,16 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubscribeRequest(_message.Message):
-    __slots__ = ("contract_version", "plugin_version", "agent", "producer_id", "feature_schemas")
+    __slots__ = ("contract_version", "plugin_version", "agent", "producer_id")
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
-    FEATURE_SCHEMAS_FIELD_NUMBER: _ClassVar[int]
     contract_version: int
     plugin_version: str
     agent: str
     producer_id: bytes
-    feature_schemas: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, contract_version: _Optional[int] = ..., plugin_version: _Optional[str] = ..., agent: _Optional[str] = ..., producer_id: _Optional[bytes] = ..., feature_schemas: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, contract_version: _Optional[int] = ..., plugin_version: _Optional[str] = ..., agent: _Optional[str] = ..., producer_id: _Optional[bytes] = ...) -> None: ...
 
 class Steering(_message.Message):
     __slots__ = ("control_share", "temperature", "floor", "defer_floor", "top_k", "stale_after_s", "killed")
@@ -38,19 +36,33 @@ class Steering(_message.Message):
     killed: bool
     def __init__(self, control_share: _Optional[float] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., defer_floor: _Optional[float] = ..., top_k: _Optional[int] = ..., stale_after_s: _Optional[int] = ..., killed: bool = ...) -> None: ...
 
+class FeatureSchema(_message.Message):
+    __slots__ = ("number", "encoder_sha256", "encoder_size")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    encoder_sha256: str
+    encoder_size: int
+    def __init__(self, number: _Optional[int] = ..., encoder_sha256: _Optional[str] = ..., encoder_size: _Optional[int] = ...) -> None: ...
+
 class PolicyUpdate(_message.Message):
-    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live")
+    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live", "features", "down")
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURE_KEY_FIELD_NUMBER: _ClassVar[int]
     STEERING_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
     contract_version: int
     daemon_version: str
     feature_key: bytes
     steering: Steering
     live: _containers.RepeatedCompositeFieldContainer[PolicyVersion]
-    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ...) -> None: ...
+    features: FeatureSchema
+    down: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ..., features: _Optional[_Union[FeatureSchema, _Mapping]] = ..., down: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PolicyVersion(_message.Message):
     __slots__ = ("scope", "version", "parent", "sha256", "size", "manifest_json", "status", "created_unix_nano", "pinned", "receipt_json")

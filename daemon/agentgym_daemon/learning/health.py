@@ -1,0 +1,124 @@
+"""Which tools fail at present: one sequential test per tool, on outcomes that were to be expected.
+
+A call of tool t that was expected to go right with probability p speaks for "t is broken" by
+
+    failed:  log((1 - e) / (1 - p))        went right:  log(e / p)
+
+where e is the share of calls of a broken tool that seem to go right. Sums above 0 are kept per tool
+(CUSUM; Page, Biometrika 1954), and past THRESHOLD the tool is down. p is the policy's estimate, but
+at most the share of its calls that went right before: a wrong choice says nothing about the tool,
+and a policy that is sure without having seen it work neither. A tool that is down is tried now and
+then by the agents (`PolicySet`); one call that goes right brings it back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentgym_daemon.learning.dataset import Trajectory
+
+THRESHOLD = 7.0
+"""Three failures in a row of a tool that was all but certain, four of one at .9."""
+_SEEMS_RIGHT = 0.05
+_SUREST = 0.95  # what a policy may claim: rewards lie now and then
+_SUCCESS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One executed call and how it went; `confidence` is the policy's p, 0 where it gave none."""
+
+    tool: Hashable
+    confidence: float
+    right: bool
+
+
+@dataclass(slots=True)
+class Record:
+    """How the calls of one tool went that the policy stood behind."""
+
+    right: float = 0.0
+    wrong: float = 0.0
+    evidence: float = 0.0  # that it is broken, as a log likelihood ratio
+    suspect: float = 0.0  # failures that count for the evidence, and not yet against the tool
+
+    def observe(self, confidence: float, right: bool) -> None:
+        """Takes one call."""
+        worked = (self.right + 1.0) / (self.right + self.wrong + 2.0)
+        expected = min(confidence, worked, _SUREST)
+        if right:
+            self.right += confidence
+            weight = math.log(_SEEMS_RIGHT / max(expected, _SEEMS_RIGHT))
+        else:
+            self.suspect += confidence
+            weight = max(0.0, math.log((1.0 - _SEEMS_RIGHT) / (1.0 - expected)))
+        self.evidence = max(0.0, self.evidence + weight)
+        if not self.evidence:
+            self.wrong, self.suspect = self.wrong + self.suspect, 0.0
+
+
+@dataclass(slots=True)
+class Health:
+    """The tools' records, by any name of a tool; calls come in the order in which runs closed."""
+
+    records: dict[Hashable, Record] = field(default_factory=dict)
+    since: dict[Hashable, int] = field(default_factory=dict)
+    """Tools that are down, and the time of the trajectory that showed it."""
+
+    def observe(self, calls: Iterable[Call], now: int) -> bool:
+        """Takes the calls of a trajectory; True if a tool went down or came back."""
+        before = set(self.since)
+        for call in calls:
+            record = self.records.setdefault(call.tool, Record())
+            record.observe(call.confidence, call.right)
+            if call.right and self.since.pop(call.tool, None) is not None:
+                record.evidence = record.suspect = 0.0
+            elif record.evidence >= THRESHOLD:
+                self.since.setdefault(call.tool, now)
+        return set(self.since) != before
+
+
+def outcomes(
+    made: Sequence[tuple[Hashable, float, bool]], reward: float | None, *, more: bool = False
+) -> Iterator[Call]:
+    """How the calls (tool, confidence, failed visibly) of a trajectory went, where that is known.
+
+    A failed run blames its only call, but not one of several; `more` says that it had others.
+    """
+    succeeded = reward is not None and reward >= _SUCCESS
+    blamed = reward is not None and not succeeded and len(made) == 1 and not more
+    for tool, confidence, failed in made:
+        if failed or succeeded or blamed:
+            yield Call(tool, confidence, right=succeeded and not failed)
+
+
+def calls(trajectory: Trajectory) -> Iterator[Call]:
+    """The calls of a trajectory of which it is known how they went."""
+    made = [
+        (tool, step.scores.get(tool, 0.0), tool in step.failed)
+        for step in trajectory.steps
+        for tool in step.called
+    ]
+    return outcomes(made, trajectory.reward, more=bool(trajectory.unscored))
+
+
+def stale(trajectory: Trajectory, since: Mapping[Hashable, int]) -> bool:
+    """Whether a trajectory tells of a tool what is not true at present.
+
+    That is what a tool did before it went down, and what was seen of it while it was left out.
+    """
+    return any(
+        tool in step.down or trajectory.closed_unix_nano < since.get(tool, 0)
+        for step in trajectory.steps
+        for tool in step.called
+    )
+
+
+def replay(trajectories: Iterable[Trajectory]) -> Health:
+    """The state after a history, oldest first."""
+    health = Health()
+    for trajectory in trajectories:
+        health.observe(calls(trajectory), trajectory.closed_unix_nano)
+    return health

@@ -1,0 +1,50 @@
+"""One improvement: a training and the gate's verdict on the file that it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentgym.policy import snapshot
+from agentgym.policy.parameters import Parameters
+from agentgym_daemon.learning import gate
+from agentgym_daemon.learning.dataset import Dataset
+from agentgym_daemon.learning.health import replay as health_after
+from agentgym_daemon.learning.health import stale
+from agentgym_daemon.learning.settings import LearningSettings
+from agentgym_daemon.learning.train import TrainReport, train
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trained candidate, its file, and what training and gate say of it."""
+
+    candidate: Parameters
+    data: bytes
+    sha256: str
+    report: TrainReport
+    receipt: gate.Receipt
+
+
+def improve(
+    dataset: Dataset,
+    parent: Parameters | None,
+    manifest: Mapping[str, Any],
+    *,
+    settings: LearningSettings,
+    seed: int,
+) -> Outcome:
+    """Trains a candidate and passes its file to the gate; the same for the same arguments."""
+    dataset, dropped = _without_stale(dataset)
+    candidate, report = train(dataset, parent, settings=settings, seed=seed)
+    data = snapshot.dump(candidate, manifest)
+    sha256 = snapshot.digest(data)
+    receipt = gate.tier0(data, sha256, dataset, incumbent=parent, settings=settings)
+    return Outcome(candidate, data, sha256, replace(report, stale=dropped), receipt)
+
+
+def _without_stale(dataset: Dataset) -> tuple[Dataset, int]:
+    since = health_after(dataset.trajectories).since
+    fresh = tuple(t for t in dataset.trajectories if not stale(t, since))
+    return replace(dataset, trajectories=fresh), len(dataset.trajectories) - len(fresh)

@@ -1,0 +1,120 @@
+"""Watches how the tools of every scope do, and says which ones agents should leave out for now.
+
+What is down follows from the stored trajectories alone, so nothing of it is stored: a restart reads
+the newest ones again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+from agentgym.proto.v1 import decision_pb2, training_pb2
+from agentgym.trajectory import ArmKind
+from agentgym_daemon.learning.health import Call, Health, outcomes
+from agentgym_daemon.store.batch import AppliedBatch
+from agentgym_daemon.store.catalogue import tools_of_scope
+from agentgym_daemon.store.database import Cursor, Store
+from agentgym_daemon.store.rows import Scope
+from agentgym_daemon.store.training import ended_trajectories, recent_trajectories, scopes_of
+
+_log = logging.getLogger(__name__)
+
+REPLAYED = 2_000
+"""Trajectories per scope that a start looks back at."""
+_REMEMBERED = 20_000
+
+
+class ToolWatch:
+    """The health of every scope's tools; used by one thread at a time."""
+
+    def __init__(self, store: Store, *, feature_schema: int) -> None:
+        self._store = store
+        self._schema = feature_schema
+        self._health: dict[Scope, Health] = {}
+        self._seen: OrderedDict[tuple[Scope, bytes], None] = OrderedDict()
+
+    def load(self) -> None:
+        """Starts from what is stored."""
+        with self._store.reading() as cursor:
+            for scope in scopes_of(cursor):
+                if scope.feature_schema == self._schema:
+                    names = _names(cursor, scope)
+                    for message in recent_trajectories(cursor, scope, REPLAYED):
+                        self._observe(scope, message, names)
+
+    def take(self, batch: AppliedBatch) -> set[str]:
+        """Looks at what a batch ended or rewarded; the agents whose tools changed."""
+        ids = tuple(dict.fromkeys(batch.closed + batch.rewarded))
+        scopes = [s for s in sorted(batch.scopes) if s.feature_schema == self._schema]
+        if not ids or not scopes:
+            return set()
+        changed = set()
+        with self._store.reading() as cursor:
+            for scope in scopes:
+                names = _names(cursor, scope)
+                for message in ended_trajectories(cursor, scope, ids):
+                    if self._observe(scope, message, names):
+                        changed.add(scope.agent)
+                        down = [names.get(cast("bytes", t), "?") for t in self._health[scope].since]
+                        _log.warning("tools of %s that are down: %s", scope.agent_name, down)
+        return changed
+
+    def down(self, agent: str) -> list[bytes]:
+        """Fingerprints of the tools that the agent's scopes should leave out."""
+        found = {
+            cast("bytes", tool)
+            for scope, health in self._health.items()
+            if scope.agent == agent
+            for tool in health.since
+        }
+        return sorted(found)
+
+    def _observe(
+        self, scope: Scope, message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
+    ) -> bool:
+        # A run counts once, with its reward if it has one by the time that it is first looked at.
+        calls = list(calls_of(message, names))
+        key = (scope, message.trajectory_id)
+        if not calls or key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        health = self._health.setdefault(scope, Health())
+        return health.observe(calls, message.closed_unix_nano)
+
+
+def _names(cursor: Cursor, scope: Scope) -> dict[bytes, str]:
+    return {tool.fingerprint: tool.name for tool in tools_of_scope(cursor, scope)}
+
+
+def calls_of(
+    message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
+) -> Iterator[Call]:
+    """The calls of a stored trajectory of which it is known how they went."""
+    decisions = {decision.decision_id: decision for decision in message.decisions}
+    made = []
+    for call in message.calls:
+        decision = decisions.get(call.decision_id)
+        weighed = decision and _weighed(decision, call.tool, names)
+        if weighed:
+            made.append((*weighed, call.error))
+    return outcomes(made, message.reward if message.HasField("reward") else None)
+
+
+def _weighed(
+    decision: decision_pb2.DecisionRecord, tool: str, names: Mapping[bytes, str]
+) -> tuple[bytes, float] | None:
+    """The called tool's fingerprint and the policy's estimate of it, 0 where it made none."""
+    for i, fingerprint in enumerate(decision.offered):
+        if names.get(fingerprint) == tool:
+            scores = {
+                arm.tools[0]: arm.score
+                for arm in decision.support
+                if int(arm.kind) == ArmKind.FORCE and arm.tools
+            }
+            return fingerprint, scores.get(i, 0.0)
+    return None

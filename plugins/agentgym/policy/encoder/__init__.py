@@ -1,0 +1,1 @@
+"""Texts as dense vectors: a small BERT on numpy alone, read from one verified file."""
