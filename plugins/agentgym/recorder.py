@@ -151,14 +151,18 @@ class Recorder:
             turn.assignment = Assignment.SHADOW
         policies = self._policies(trajectory)
         turn.feature_schema = policies.features.schema if policies else 0
-        vector = self._features(turn, task, policies)
         if turn.mode is Mode.OBSERVE:
+            self._features(turn, task, None)
             return
         turn.policy_version = policies.version(run.agent_name) if policies else ""
         turn.fallback = self._fallback(policies, turn.policy_version)
         if turn.fallback or turn.assignment is Assignment.CONTROL:
+            self._features(turn, task, None)
+            if policies is not None:
+                policies.catalogue(turn.offered, 0.0)  # made meanwhile for a step that needs it
             return
         assert policies is not None  # _fallback says NO_POLICY otherwise
+        vector = self._features(turn, task, policies)
         if vector is None:
             turn.fallback = Fallback.TIMEOUT if turn.features_id else Fallback.ERROR
             return
@@ -204,6 +208,7 @@ class Recorder:
         return trajectory.policies.setdefault(id(self), self.live.current)
 
     def _features(self, turn: Turn, task: str, policies: PolicySet | None) -> TextVector | None:
+        """The task's features; without `policies` nobody waits for them, the sender makes them."""
         if self.config.features == "off" or not task:
             return None
         trajectory = turn.trajectory
@@ -219,7 +224,7 @@ class Recorder:
         return known[1]
 
     def _vector(self, task: str, policies: PolicySet | None) -> TextVector | None:
-        """None before the handshake, and where the encoder takes longer than a step may wait."""
+        """None where nothing is decided, and where encoding takes longer than a step may wait."""
         if policies is None:
             return None
         return policies.features.within(task, self.config.encoder_wait_s)

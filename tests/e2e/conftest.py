@@ -22,12 +22,14 @@ from agentgym import AgentGym, semconv
 from agentgym.cli.client import Client
 from agentgym.config import resolve
 from agentgym.errors import DaemonError
+from agentgym.policy.features import TextHasher
 from agentgym.policy.snapshot import digest, dump
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 from agentgym.testing import Brain, LLMServer, ScriptedBrain
 from agentgym.testing.recording import certain
 from agentgym.trajectory import ArmKind, Tool
 from agentgym_daemon.clock import SystemClock
+from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.lock import prepare
 from agentgym_daemon.policies.registry import Registry
@@ -42,6 +44,8 @@ TOOLS = (
     Tool("escalate", "Hands an order to a person.", QUERY),
 )
 """The catalogue that the agents of all three frameworks offer."""
+FEATURES = featuriser_of("default", TextHasher(b"any"))
+"""Of the encoder that a daemon uses unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +77,14 @@ async def _place(home: Path, policies: Sequence[Forcing]) -> None:
             "version": version,
             "parent": "",
             "created_unix_nano": 1,
-            "scope": {**scope, "feature_schema": 1},
+            "scope": {**scope, "feature_schema": FEATURES.schema},
             "lineage": {},
         }
-        data = dump(certain(TOOLS, policy.wanted), manifest)
+        data = dump(certain(TOOLS, policy.wanted, FEATURES.embedding_dim), manifest)
         await registry.register(
             data,
             sha256=digest(data),
-            scope=common_pb2.Scope(**scope, feature_schema=1),
+            scope=common_pb2.Scope(**scope, feature_schema=FEATURES.schema),
             status="candidate",
             receipt={},
         )
@@ -304,13 +308,17 @@ def make_daemon() -> Iterator[Callable[..., DaemonProcess]]:
         yield make
 
 
+# A busy machine may need longer for the texts of a catalogue than a step usually waits.
+ALWAYS_DECIDED = {"seed": 1, "encoder_wait_s": 30.0}
+
+
 @pytest.fixture
 def make_gym() -> Iterator[Callable[..., AgentGym]]:
     """Gyms that have heard of their daemon; their draws are the same in every run."""
     made: list[AgentGym] = []
 
     def make(daemon: DaemonProcess, agent: str, **settings: Any) -> AgentGym:
-        gym = AgentGym(agent, home=daemon.home, **{"seed": 1, **settings})
+        gym = AgentGym(agent, home=daemon.home, **{**ALWAYS_DECIDED, **settings})
         made.append(gym)
         assert gym.ready(30)
         return gym

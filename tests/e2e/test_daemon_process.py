@@ -294,7 +294,7 @@ def send_rewarded_run(process: Process, number: int) -> None:
 def test_rewarded_runs_become_a_live_policy_that_survives_a_kill(
     start: Callable[..., Process],
 ) -> None:
-    process = start("--retrain-trajectories", "60").ready()
+    process = start("--retrain-trajectories", "60", "--encoder", "none").ready()
     tools = [
         common_pb2.Tool(fingerprint=t.fingerprint, name=t.name, description=t.description)
         for t in TOOLS

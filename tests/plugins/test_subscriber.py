@@ -359,7 +359,7 @@ def test_without_the_encoder_that_was_asked_for_nothing_is_decided_and_it_is_sai
     assert daemon.wait_for(lambda d: len(d.taken("Subscribe")) >= 3)
 
     assert gym.live.current is None
-    assert caplog.text.count("nothing is decided") == 1
+    assert caplog.text.count("no newer policy is taken") == 1
 
     good = serve(encoder_file)
     daemon.artifacts[good] = encoder_file

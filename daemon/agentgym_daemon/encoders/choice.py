@@ -66,7 +66,7 @@ def encoder_file(name: str, directory: Path | None = None) -> bytes:
 def featuriser_from(data: bytes, hasher: TextHasher, schema: int) -> Featuriser:
     """Features with the encoder in a file."""
     encoder = Encoder(artefact.parse(data, artefact.digest(data)))
-    return Featuriser(hasher, encoder, schema=schema, dim=encoder.dim, slow=encoder.slow)
+    return Featuriser.of(hasher, encoder, schema)
 
 
 def featuriser_of(name: str, hasher: TextHasher, directory: Path | None = None) -> Featuriser:

@@ -215,7 +215,7 @@ class _Universe:
         self._features = features
         self._known: dict[bytes, int] = {}
         self._columns: dict[int, tuple[tuple[Tool, ...], tuple[int, ...]]] = {}
-        self.catalogue = Catalogue((), features)
+        self.catalogue = Catalogue((), features.exactly)
 
     def columns(self, offered: tuple[Tool, ...]) -> tuple[int, ...]:
         """Columns of the offered tools; new ones get the next."""
@@ -225,7 +225,7 @@ class _Universe:
             for tool in new:
                 self._known[tool.fingerprint] = len(self._known)
             if new:
-                self.catalogue = Catalogue((*self.catalogue.tools, *new), self._features)
+                self.catalogue = Catalogue((*self.catalogue.tools, *new), self._features.exactly)
             columns = tuple(self._known[tool.fingerprint] for tool in offered)
             known = self._columns[id(offered)] = (offered, columns)
         return known[1]

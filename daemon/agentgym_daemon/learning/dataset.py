@@ -243,7 +243,7 @@ class _Reader:
         self.tools = tuple(f.hex() for f in fingerprints)
         self.names = tuple(known[f].name for f in fingerprints)
         self.features = features
-        self.universe = Catalogue(tuple(known[f] for f in fingerprints), features)
+        self.universe = Catalogue(tuple(known[f] for f in fingerprints), features.exactly)
         self.universe.fingerprints = tuple(fingerprints)
         self.universe.index = {f: i for i, f in enumerate(fingerprints)}
         self._with_text = frozenset(texts)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 from agentgym_daemon.learning.dataset import Trajectory
 
-THRESHOLD = 7.0
-"""Three failures in a row of a tool that was all but certain, four of one at .9."""
+THRESHOLD = 5.5
+"""Two failures in a row of a tool that hardly ever failed, three of one that did at times."""
 _SEEMS_RIGHT = 0.05
-_SUREST = 0.95  # what a policy may claim: rewards lie now and then
+_SUREST = 0.97  # what a policy may claim: rewards lie now and then
 _SUCCESS = 0.5
 
 

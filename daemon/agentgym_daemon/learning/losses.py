@@ -58,7 +58,8 @@ def stop_loss(log_respond_N: Tensor, responded_N: Tensor, weight_N: Tensor) -> T
     A prior on RESPOND: agents mistake one tool for another more often than they mistake what is
     done for what is not. Without it a wrong second call reads as if no second call was needed.
     """
-    went_on = torch.log1p(-log_respond_N.exp().clamp(max=1.0 - 1e-9))
+    # In float64: in float32 the greatest p below 1 is 1, and its loss infinite.
+    went_on = torch.log1p(-log_respond_N.double().exp().clamp(max=1.0 - 1e-9)).to(log_respond_N)
     return -(weight_N * torch.where(responded_N, log_respond_N, went_on)).sum()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from agentgym.policy.evaluate import NAMED_ALIKE
 from agentgym.policy.parameters import EFFECTS, Parameters
 from agentgym_daemon.learning.arrays import ArmArrays, Floats, Ints, StepArrays, TaskArrays
 
@@ -90,12 +91,14 @@ class PolicyNet:
         rows = np.arange(len(self._task)) if chosen is None else chosen
         tasks, inverse = np.unique(self._task[rows], return_inverse=True)
         row, of_task = torch.from_numpy(rows), torch.from_numpy(inverse.reshape(-1))
-        learned, own = (part[of_task] for part in self._linear(parameters, tasks))
+        learned, similar, own = (part[of_task] for part in self._linear(parameters, tasks))
         stage = self._stage[row]
         # before any call, whether one is needed at all is left to the bias
         learned = torch.cat((learned[:, :-1], learned[:, -1:] * stage[:, None]), 1)
-        z = learned + parameters["tool.bias"] + self._past(parameters, row)
-        log_all = z.masked_fill(~self._offered[row], -torch.inf).log_softmax(1)
+        offered = self._offered[row]
+        z = learned + similar + parameters["tool.bias"] + self._past(parameters, row)
+        z = z + functional.pad(_mean(similar, offered)[:, None], (self.columns - 1, 0))
+        log_all = z.masked_fill(~offered, -torch.inf).log_softmax(1)
         own = (
             own.gather(1, stage[:, None]).squeeze(1)
             + parameters["defer.bias"][stage]
@@ -106,27 +109,28 @@ class PolicyNet:
         if self._any_down:
             down = self._down[row]
             lost = right.masked_fill(~down, 0.0)
-            asked = z + lost @ self._substitutes(parameters)
-            log_right = asked.masked_fill(down | ~self._offered[row], -torch.inf).log_softmax(1)
+            asked = lost @ self._substitutes(parameters)
+            asked = asked + functional.pad(_mean(asked, offered)[:, None], (self.columns - 1, 0))
+            log_right = (z + asked).masked_fill(down | ~offered, -torch.inf).log_softmax(1)
             working = 1.0 - lost.sum(1)
         alone, apart = own + right @ preference, own + right.detach() @ preference
         return Estimates(log_right, alone, apart, working)
 
-    def _linear(self, parameters: Tensors, tasks: Ints) -> tuple[Tensor, Tensor]:
-        """Per task: tools and RESPOND (K, U + 1), and defer before and after a call (K, 2)."""
+    def _linear(self, parameters: Tensors, tasks: Ints) -> tuple[Tensor, Tensor, Tensor]:
+        """Per task: what was learned (K, U + 1), similarity (K, U + 1), and defer (K, 2)."""
         entries, offset = self._rows.take(tasks)
         entry, start, task = (torch.from_numpy(a) for a in (entries, offset, tasks))
         bucket, value = self._bucket[entry], self._value[entry]
         tools = _bags(parameters["tool.weight"], bucket, value, start)
-        tools = tools + parameters["similarity.gain"] * self._similar[task]
+        similar = parameters["similarity.gain"] * self._similar[task]
         own = _bags(parameters["defer.weight"], bucket, value, start)
         if "meaning.map" not in parameters:
-            return tools, own
+            return tools, similar, own
         embedding = self._embedding[task]
         meaning = self._meaning(parameters)
         tools = tools + embedding @ parameters["tool.embedding"]
-        tools = tools + functional.pad(embedding @ meaning, (0, 1))
-        return tools, own + embedding @ parameters["defer.embedding"]
+        similar = similar + functional.pad(embedding @ meaning, (0, 1))
+        return tools, similar, own + embedding @ parameters["defer.embedding"]
 
     def _meaning(self, parameters: Tensors) -> Tensor:
         """Similarity of every embedding to every tool's, as a matrix (E, U)."""
@@ -134,7 +138,7 @@ class PolicyNet:
 
     def _substitutes(self, parameters: Tensors) -> Tensor:
         """Similarity of every tool's text, taken for a task, to every tool: (U + 1, U + 1)."""
-        similar = parameters["similarity.gain"] * self._alike
+        similar = (parameters["similarity.gain"] + NAMED_ALIKE) * self._alike
         if "meaning.map" in parameters:
             meaning = self._meaning(parameters)
             similar = similar + self._tool_embedding.T @ meaning
@@ -154,6 +158,11 @@ class PolicyNet:
             + effect[_EFFECT["repeat_error"]] * self._repeat_error[row]
         )
         return past + functional.pad(respond[:, None], (self.columns - 1, 0))
+
+
+def _mean(similar: Tensor, offered: Tensor) -> Tensor:
+    """Mean similarity of the offered tools, (N,); RESPOND's own entry of `similar` is 0."""
+    return similar.masked_fill(~offered, 0.0).sum(1) / (offered.sum(1) - 1).clamp(min=1)
 
 
 def _bags(weight: Tensor, bucket: Tensor, value: Tensor, start: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 GROWTH = 0.08
@@ -21,6 +22,12 @@ class Progress:
         return self.rewarded - self.rewarded_at_last
 
 
+def needed(progress: Progress, trajectories: int) -> int:
+    """How many new trajectories are missing until the next training."""
+    wanted = max(trajectories, math.ceil(GROWTH * progress.rewarded_at_last))
+    return max(0, wanted - progress.new)
+
+
 def due(
     progress: Progress, last_ns: int | None, now_ns: int, *, trajectories: int, minutes: float
 ) -> bool:
@@ -28,7 +35,7 @@ def due(
 
     A scope that was never trained (`last_ns` None) waits for the full number.
     """
-    if progress.new >= max(trajectories, GROWTH * progress.rewarded_at_last):
+    if needed(progress, trajectories) == 0:
         return True
     if last_ns is None or progress.new <= 0:
         return False

@@ -23,14 +23,18 @@ class LearningSettings:
     # optimiser
     rounds: int = 30  # gradient steps of one training
     batch: int = 256  # trajectories of one gradient step
+    half_life: float = 5000.0  # newer trajectories after which one counts half as much
+    least_weight: float = 0.5  # that the oldest keep
     rate_weight: float = 0.03
     rate_bias: float = 0.03
-    rate_gain: float = 0.2
+    rate_effect: float = 0.15
+    rate_gain: float = 0.02
     rate_map: float = 0.0002
     rate_defer: float = 0.05
     l2_weight: float = 0.02  # prior precisions: loss = mean NLL + l2 / 2n |theta - prior|^2
     l2_bias: float = 0.1
-    l2_gain: float = 0.01
+    l2_effect: float = 0.1
+    l2_gain: float = 1.0
     l2_map: float = 20.0
     l2_defer: float = 0.1
     # policy gradient

@@ -11,6 +11,7 @@ trust region, not the prior, keeps a candidate near its parent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,7 +37,7 @@ _GROUPS = {
     "tool.embedding": "weight",
     "defer.embedding": "defer",
     "history.transition": "bias",
-    "history.effect": "bias",
+    "history.effect": "effect",
     "defer.weight": "defer",
     "defer.bias": "defer",
     "defer.tool": "defer",
@@ -156,15 +157,20 @@ def _descend(
         optimiser.step()
         schedule.step()
         values.append(float(loss.detach()))
+        if not math.isfinite(values[-1]):
+            raise FloatingPointError(f"the loss became {values[-1]} in round {len(values)}")
     return tensors, values[0], values[-1]
 
 
 def _batches(count: int, settings: LearningSettings, rng: np.random.Generator) -> Sequence[Ints]:
-    """`rounds` batches that go through all trajectories again and again, each time reshuffled."""
+    """`rounds` batches, drawn in proportion to how recent a trajectory is (the newest is last)."""
     size = min(settings.batch, count)
-    passes = -(-settings.rounds * size // count)
-    order = np.concatenate([rng.permutation(count) for _ in range(passes)])
-    return [np.sort(order[i * size : (i + 1) * size]) for i in range(settings.rounds)]
+    age = np.arange(count)[::-1] / settings.half_life
+    weight = settings.least_weight + (1.0 - settings.least_weight) * 0.5**age
+    chance = weight / weight.sum()
+    return [
+        np.sort(rng.choice(count, size, replace=False, p=chance)) for _ in range(settings.rounds)
+    ]
 
 
 def _backtrack(

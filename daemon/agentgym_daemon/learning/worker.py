@@ -136,10 +136,10 @@ def serve(lines: TextIO, out: TextIO, *, run: Run = run_job) -> None:
         try:
             job = json.loads(line)
             answer["id"] = job["id"]
-            answer |= {"ok": True, **run(job)}
+            said = json.dumps(answer | {"ok": True, **run(job)}, allow_nan=False)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: reported, not hidden
-            answer |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
-        out.write(json.dumps(answer, allow_nan=False) + "\n")
+            said = json.dumps(answer | {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        out.write(said + "\n")
         out.flush()
 
 

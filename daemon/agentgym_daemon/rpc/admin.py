@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from agentgym import semconv
 from agentgym.proto.v1 import admin_pb2, admin_pb2_grpc
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.learning import schedule
 from agentgym_daemon.policies.book import scope_of
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.registry import Registry
@@ -84,5 +85,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             n_policy=row.n_policy,
             reliability_control=row.reliability_control,
             n_control=row.n_control,
-            until_training=max(0, self._config.retrain_trajectories - row.since_training),
+            until_training=schedule.needed(
+                schedule.Progress(row.rewarded, row.rewarded_at_last_training),
+                self._config.retrain_trajectories,
+            ),
         )

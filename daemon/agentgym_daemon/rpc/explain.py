@@ -75,7 +75,9 @@ def _catalogue(
     offered: Sequence[bytes], tools: Mapping[bytes, common_pb2.Tool], features: Featuriser
 ) -> Catalogue:
     entries = [tools[fingerprint] for fingerprint in offered]
-    catalogue = Catalogue(tuple(Tool(tool.name, tool.description) for tool in entries), features)
+    catalogue = Catalogue(
+        tuple(Tool(tool.name, tool.description) for tool in entries), features.exactly
+    )
     # The fingerprints are the sender's: they cover schemas, which do not enter the features.
     catalogue.fingerprints = tuple(offered)
     catalogue.index = {fingerprint: i for i, fingerprint in enumerate(offered)}

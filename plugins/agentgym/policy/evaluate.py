@@ -7,6 +7,10 @@ the run's history h (all numbers in float64):
           + x . W_t + e . V_t + bias_t                                 learned
           + transition[last call, t] + repeats(t, h)                   history
     p   = softmax over {offered tools, RESPOND} of z             P(this is the right next action)
+
+where RESPOND's similarity is the mean of the tools', so that its other parts say how far above it
+a tool must lie, and
+
     q   = sigmoid(x . D_stage + e . F_stage + d_stage + sum_t p_t a_t)   P(goes right if left alone)
 
 A tool d that is down cannot be right. What the task asked of it is asked of the others, as if the
@@ -39,6 +43,9 @@ V = TypeVar("V")
 Vector = NDArray[np.float64]
 Featurise = Callable[[str], TextVector]
 
+
+NAMED_ALIKE = 15.0
+"""What stands in for a tool is often named alike: gain of common n-grams of two tools' texts."""
 _MAX_CATALOGUES = 64
 _MAX_SCORERS = 8  # a few MB each
 _MAX_TASKS = 64
@@ -104,11 +111,11 @@ class CatalogueCache:
         key = tuple(tool.fingerprint for tool in tools)
         known = _used(self._known, key)
         if known is None:
-            offered = tuple(tools)
+            offered, exactly = tuple(tools), self._features.exactly
             if self._features.encodes:
-                known = self._making(key, lambda: Catalogue(offered, self._features), timeout_s)
+                known = self._making(key, lambda: Catalogue(offered, exactly), timeout_s)
             else:
-                known = Catalogue(offered, self._features)
+                known = Catalogue(offered, exactly)
             if known is None:
                 return None
             self._known[key] = known
@@ -137,8 +144,9 @@ class Scorer:
             self._similar[DIM:, :n] = meaning * mapped
             self._weight[DIM:, self._known] = policy["tool.embedding"][:, self._columns]
             self._weight[DIM:, n + 1 :] = policy["defer.embedding"]
-        self._fused = self._weight.copy()
-        self._fused[:, : n + 1] += self._similar
+        self._similar[:, n] = self._similar[:, :n].sum(axis=1) / max(n, 1)
+        self._fused = np.concatenate((self._weight, self._similar[:, n:]), axis=1)
+        self._fused[:, :n] += self._similar[:, :n]
         self._bias = np.zeros(n + 1)
         self._bias[self._known] = policy["tool.bias"][self._columns]
         self._preference = np.zeros(n + 1)
@@ -160,6 +168,7 @@ class Scorer:
         if not stage:
             # before any call, whether one is needed at all is left to the bias
             z[n] = self._bias[n]
+        z[n] += linear[-1]
         if history:
             z += self._past(history, ok_calls)
         else:
@@ -176,7 +185,9 @@ class Scorer:
         if not down:
             return Evaluation(right, alone)
         lost = right[list(down)]
-        z[:n] += lost @ self._substitutes[list(down)]
+        asked = lost @ self._substitutes[list(down)]
+        z[:n] += asked
+        z[n] += asked.mean()
         z[list(down)] = -np.inf
         return Evaluation(softmax(z), alone * (1.0 - float(lost.sum())))
 
@@ -184,7 +195,8 @@ class Scorer:
     def _substitutes(self) -> Vector:
         """Similarity of every tool's text, taken for a task, to every tool: (n, n)."""
         n, dim = len(self.catalogue.tools), self.policy.embedding_dim
-        out: Vector = self.catalogue.grams().T @ self._similar[:DIM, :n]
+        grams = self.catalogue.grams()
+        out: Vector = grams.T @ (self._similar[:DIM, :n] + NAMED_ALIKE * grams)
         if dim:
             out = out + self.catalogue.embeddings(dim).T @ self._similar[DIM:, :n]
         return out

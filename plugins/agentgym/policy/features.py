@@ -13,12 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentgym.policy.background import Background
+
+if TYPE_CHECKING:
+    from agentgym.policy.encoder.transformer import Encoder
 
 GRAMS_ONLY = 1
 """Feature schema without an embedding; each encoder has a schema number of its own."""
@@ -141,18 +144,32 @@ class Featuriser:
     def __init__(
         self,
         hasher: TextHasher,
-        encode: Callable[[str], NDArray[np.float32]] | None = None,
+        encode: Callable[[str], NDArray[np.floating[Any]]] | None = None,
         *,
         schema: int = GRAMS_ONLY,
         dim: int = 0,
         slow: bool = False,
+        encode_exactly: Callable[[str], NDArray[np.floating[Any]]] | None = None,
     ) -> None:
         self.hasher = hasher
         self.schema = schema
         self.embedding_dim = dim
         self._encode = encode
         self._slow = slow
+        self._encode_exactly = encode_exactly or encode
         self._recent: Background[TextVector] = Background(_MAX_CACHED_TEXTS)
+
+    @classmethod
+    def of(cls, hasher: TextHasher, encoder: Encoder, schema: int) -> Self:
+        """Features with an encoder."""
+        return cls(
+            hasher,
+            encoder,
+            schema=schema,
+            dim=encoder.dim,
+            slow=encoder.slow,
+            encode_exactly=encoder.exactly,
+        )
 
     @property
     def encodes(self) -> bool:
@@ -171,6 +188,17 @@ class Featuriser:
             return self._recent(text, lambda: self._compute(text), timeout_s)
         return self._compute(text)
 
+    def exactly(self, text: str) -> TextVector:
+        """The features of a tool's text, the same wherever they are computed.
+
+        Those of a task travel with its decisions; a tool's are computed by agents and daemon alike,
+        and a last bit of the linear algebra must not make two numbers of one.
+        """
+        vector = self.hasher(text)
+        if self._encode_exactly is None:
+            return vector
+        return replace(vector, embedding=embedding(self._encode_exactly(text)))
+
     def _compute(self, text: str) -> TextVector:
         vector = self.hasher(text)
         if self._encode is None:
@@ -184,7 +212,9 @@ def embedding(vector: NDArray[np.floating[Any]]) -> Embedding:
     if not top:
         return Embedding(np.zeros(len(vector), np.int8), 0.0)
     # float32 on the wire: round before use, so that both sides see the same number
-    return Embedding(np.rint(vector * (127.0 / top)).astype(np.int8), float(np.float32(top)))
+    return Embedding(
+        np.rint(vector.astype(np.float64) / top * 127.0).astype(np.int8), float(np.float32(top))
+    )
 
 
 def tool_text(name: str, description: str) -> str:

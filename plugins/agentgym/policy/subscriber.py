@@ -100,9 +100,7 @@ class Subscriber:
             except DaemonError as error:
                 self._say(str(error))
             except EncoderError as error:
-                self._say(
-                    f"texts cannot be encoded as the daemon asks, so nothing is decided: {error}"
-                )
+                self._say(f"texts cannot be encoded, so no newer policy is taken: {error}")
                 delay = _OPERATOR_BACKOFF_S
             except grpc.RpcError as error:
                 if self._operator_error(error):
@@ -174,7 +172,7 @@ class Subscriber:
         encoder = cache.load(
             self.config.home, sha256, lambda: self._download(sha256, metadata, EncoderError)
         )
-        return Featuriser(hasher, encoder, schema=number, dim=encoder.dim, slow=encoder.slow)
+        return Featuriser.of(hasher, encoder, number)
 
     def _snapshots(
         self, update: policy_pb2.PolicyUpdate, metadata: Metadata

@@ -19,14 +19,18 @@ from agentgym.trajectory import Tool
 _CERTAIN = 30.0
 
 
-def certain(tools: Sequence[Tool], wanted: str) -> Parameters:
+def certain(tools: Sequence[Tool], wanted: str, embedding_dim: int = 0) -> Parameters:
     """A policy that is certain that `wanted` is right, before any call was made.
 
     After a successful call it is certain that no tool is needed and leaves the agent alone.
     """
     parameters = initial(
-        tuple(tool.fingerprint.hex() for tool in tools), tuple(tool.name for tool in tools)
+        tuple(tool.fingerprint.hex() for tool in tools),
+        tuple(tool.name for tool in tools),
+        embedding_dim,
     )
+    if embedding_dim:
+        parameters.tensors["meaning.gain"][:] = 0.0  # whatever the texts mean
     names = [tool.name for tool in tools]
     parameters.tensors["tool.bias"][names.index(wanted)] = _CERTAIN
     parameters.tensors["history.effect"][3] = 3 * _CERTAIN  # respond_per_ok

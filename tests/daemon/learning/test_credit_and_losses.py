@@ -162,3 +162,20 @@ def test_an_agent_that_goes_on_speaks_against_respond_and_one_that_stops_for_it(
     stopping, going_on, decided = log_respond.grad.tolist()
     assert stopping < 0 < going_on
     assert decided == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_certain_answer_that_did_not_come_costs_much_and_not_everything(
+    dtype: torch.dtype,
+) -> None:
+    logits = torch.tensor([[0.0, 90.0], [0.0, 90.0]], dtype=dtype, requires_grad=True)
+    log_respond = logits.log_softmax(1)[:, -1]
+    alone = torch.tensor([1.0, 0.0], dtype=dtype)
+
+    loss = losses.stop_loss(log_respond, torch.tensor([False, False]), alone)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    assert loss.dtype == dtype
+    assert float(loss.detach()) == pytest.approx(20.7, abs=0.1)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

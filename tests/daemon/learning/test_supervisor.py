@@ -273,3 +273,15 @@ def test_an_unreadable_parent_fails_the_job(files: Path) -> None:
     worker.serve(io.StringIO(line + "\n"), out)
 
     assert "SnapshotError" in json.loads(out.getvalue())["error"]
+
+
+def test_figures_that_are_no_numbers_fail_the_job_and_the_worker_goes_on() -> None:
+    results: Iterator[dict[str, Any]] = iter([{"loss": float("nan")}, {"loss": 1.0}])
+    out = io.StringIO()
+
+    worker.serve(io.StringIO('{"id": 1}\n{"id": 2}\n'), out, run=lambda job: next(results))
+
+    first, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert (first["id"], first["ok"]) == (1, False)
+    assert "not JSON compliant" in first["error"]
+    assert second == {"id": 2, "ok": True, "loss": 1.0}

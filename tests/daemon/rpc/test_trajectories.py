@@ -167,7 +167,8 @@ async def test_embeddings_and_tools_that_were_down_are_recomputed_too(
 
         (explanation,) = await explain(desk, record.decision_id)
 
-        assert 0.0 <= explanation.recomputed_error <= 1e-12
+        # Another instance of an encoder may differ in the last bit of a float32.
+        assert 0.0 <= explanation.recomputed_error <= (1e-12 if encoder == "none" else 1e-7)
         assert list(explanation.decision.down) == list(down)
         assert [arm.arm for arm in explanation.arms] == [
             "defer",

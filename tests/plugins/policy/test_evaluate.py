@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgym.policy.evaluate import (
+    NAMED_ALIKE,
     Catalogue,
     CatalogueCache,
     Scorer,
@@ -89,9 +90,10 @@ def naive(
             score += gain * float(vectors[0] @ policy["meaning.map"] @ vectors[1])
         return score
 
-    z = []
+    z, level = [], []
     for text, fingerprint in zip(catalogue.texts, catalogue.fingerprints, strict=True):
         score = similarity(x, text)
+        level.append(score)
         column = policy.position.get(fingerprint)
         if column is not None:
             score += learned(column) + float(policy["tool.bias"][column])
@@ -101,7 +103,7 @@ def naive(
             if PastCall(fingerprint, error) in history:
                 score += effect[name]
         z.append(score)
-    respond = float(policy["tool.bias"][-1])
+    respond = float(policy["tool.bias"][-1]) + sum(level) / len(level)
     if stage:
         respond += learned(len(policy.tools))
     if not last:
@@ -127,8 +129,18 @@ def naive(
     if not down:
         return right, alone
     lost = sum(right[i] for i in down)
-    for t, text in enumerate(catalogue.texts):
-        z[t] += sum(right[i] * similarity(catalogue.texts[i], text) for i in down)
+    asked = [
+        sum(
+            right[i]
+            * (
+                similarity(catalogue.texts[i], text)
+                + NAMED_ALIKE * float(catalogue.texts[i].dense() @ text.dense())
+            )
+            for i in down
+        )
+        for text in catalogue.texts
+    ]
+    z = [a + b for a, b in zip(z, [*asked, sum(asked) / len(asked)], strict=True)]
     return probabilities([-math.inf if t in down else z_t for t, z_t in enumerate(z)]), alone * (
         1 - lost
     )

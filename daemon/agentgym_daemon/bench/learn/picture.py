@@ -65,7 +65,7 @@ def draw(settings: Sequence[Setting], runs: Sequence[Run], path: Path) -> None:
             list(handles.values()),
             list(handles),
             loc="outside lower center",
-            ncols=len(handles),
+            ncols=2 * columns,
             frameon=False,
         )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,8 @@ class Plan:
     ablated: tuple[Setting, ...]
     jobs: tuple[Job, ...]
     no_peer: str
-    written: Mapping[Path, int]  # the learner's files and when they were written, in ns
+    learner: str  # digest of the learner's code
+    files: tuple[Path, ...]  # which that code is in
     about: Mapping[str, Any]
 
     def unencoded(self, wanted: Sequence[Job]) -> list[Job]:
@@ -77,10 +78,12 @@ class Plan:
 
     def _check_unchanged(self) -> None:
         """Raises JobError if the learner is not the one that the digest was made of."""
-        if changed := [path for path, at in self.written.items() if path.stat().st_mtime_ns != at]:
-            raise JobError(
-                f"{changed[0]} was changed while this was measured; run it again with --resume"
-            )
+        try:
+            now = identity.of_source(path.read_text("utf-8") for path in self.files)
+        except (OSError, SyntaxError):
+            now = ""
+        if now != self.learner:
+            raise JobError("the learner was changed while it was measured; go on with --resume")
 
 
 def make(options: argparse.Namespace, work: Path) -> Plan:
@@ -128,7 +131,8 @@ def make(options: argparse.Namespace, work: Path) -> Plan:
         ablated,
         (*make_jobs.of_settings(settings, seeds), *make_jobs.of_ablations(ablated, seeds)),
         table.NOT_INSTALLED if options.peer and not peer else "",
-        {path: path.stat().st_mtime_ns for path in map(Path, found["files"])},
+        found["learner"],
+        tuple(map(Path, found["files"])),
         {
             "seeds": list(seeds),
             "encoder": {"name": options.encoder, "sha256": chosen.sha256, "bytes": chosen.size},

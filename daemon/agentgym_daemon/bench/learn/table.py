@@ -50,7 +50,8 @@ def of_ablations(setting: Setting, rows: Sequence[Ablated]) -> Table:
     title = f"Ablations: {setting.title}, {setting.episodes:,} episodes (difference, paired)"
     table = Table("arm", *columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row.arm, *(_changed(row.figures, row.differences, name) for name in columns))
+        own = {} if row is rows[0] else row.differences  # the default differs from nothing
+        table.add_row(row.arm, *(_changed(row.figures, own, name) for name in columns))
     return table
 
 
@@ -78,7 +79,7 @@ def _changed(
     figures: Mapping[str, Spread | None], differences: Mapping[str, Spread | None], name: str
 ) -> str:
     unit = "s" if name.endswith(", s") else "share"
-    value, difference = figures[name], differences[name]
+    value, difference = figures[name], differences.get(name)
     if value is None:
         return ABSENT
     text = _number(value.median, unit)

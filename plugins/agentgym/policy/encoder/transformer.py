@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from agentgym.errors import EncoderError
 from agentgym.policy.encoder.artefact import Artefact
 from agentgym.policy.encoder.wordpiece import WordPiece
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 _TINY = np.float32(1e-30)
 _FAST = 2**18  # layers · width² of an encoder that needs about a millisecond for a short text
@@ -77,7 +78,7 @@ class _Layer:
         depth = width // self.heads
         qkv = self.qkv(x).reshape(tokens, 3, self.heads, depth)
         query, key, value = qkv.transpose(1, 2, 0, 3)  # each (H, T, D)
-        mixed = np.empty((tokens, self.heads, depth), np.float32)
+        mixed = np.empty((tokens, self.heads, depth), x.dtype)
         into = mixed.transpose(1, 0, 2)
         height = max(1, (_ALONE - 1) // (tokens * depth))  # see `product`
         for top in range(0, tokens, height):
@@ -90,9 +91,10 @@ class _Layer:
 
 
 class Encoder:
-    """A text as a float32 vector of unit length; safe to share between threads.
+    """A text as a vector of unit length; safe to share between threads.
 
-    Pure in the text on one machine; another machine's linear algebra may differ in the last bits.
+    Pure in the text on one machine; another machine's linear algebra may differ in the last bits,
+    which `exactly` moves out of sight.
     """
 
     def __init__(self, artefact: Artefact) -> None:
@@ -116,24 +118,32 @@ class Encoder:
             if not np.isfinite(self("a text to see whether the numbers hold")).all():
                 raise EncoderError(f"encoder {self.name!r} gives numbers that are not finite")
 
-    def __call__(self, text: str) -> Floats:
+    def __call__(self, text: str) -> NDArray[np.float32]:
         """The vector of a text, shape (dim,)."""
-        x = self._embed(np.array(self._tokens(text), np.intp))
+        return self._encode(text, np.float32)
+
+    def exactly(self, text: str) -> NDArray[np.float64]:
+        """The vector computed in float64, so that it quantises alike on every machine; slower."""
+        return self._encode(text, np.float64)
+
+    def _encode(self, text: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+        # The weights stay float32: products with a float64 vector are float64.
+        x = self._embed(np.array(self._tokens(text), np.intp), dtype)
         for layer in self._layers:
             x = layer(x)
         pooled = np.add.reduce(x, axis=0, keepdims=True)
-        pooled /= np.float32(len(x))
+        pooled /= len(x)
         y: Floats = (pooled if self._head is None else self._head(pooled))[0]
         y /= max(np.sqrt(y.dot(y)), _TINY)
         return y
 
-    def encode_many(self, texts: Iterable[str]) -> Floats:
+    def encode_many(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """The vectors of many texts, shape (texts, dim), bit by bit what each gets alone."""
         rows = [self(text) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
-    def _embed(self, ids: NDArray[np.intp]) -> Floats:
-        x: Floats = self._table[ids].astype(np.float32, copy=False)
+    def _embed(self, ids: NDArray[np.intp], dtype: type[np.floating[Any]]) -> Floats:
+        x: Floats = self._table[ids].astype(dtype, copy=False)
         if self._scale is not None:
             x *= self._scale[ids]
         if self._up is not None:
@@ -157,7 +167,7 @@ def product(x: Floats, weight: Floats) -> Floats:
     if rows * inner * columns < _ALONE:
         y: Floats = x @ weight
         return y
-    y = np.empty((rows, columns), np.float32)
+    y = np.empty((rows, columns), x.dtype)
     height = rows if rows * inner * _COLUMNS < _ALONE else _ROWS
     breadth = max(_COLUMNS, (_ALONE - 1) // (height * inner) // _COLUMNS * _COLUMNS)
     for top in range(0, rows, height):

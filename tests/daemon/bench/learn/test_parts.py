@@ -173,14 +173,14 @@ def test_a_results_file_that_is_a_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_during_which_the_learner_was_changed_does_not_count(tmp_path: Path) -> None:
     part = tmp_path / "learner.py"
-    part.write_text("")
-    place = Place(tmp_path, tmp_path, tmp_path, tmp_path, {})
-    made = Plan(place, (), (), (), "", {part: part.stat().st_mtime_ns - 1}, {})
+    part.write_text("x = 2")
+    place = Place(tmp_path, tmp_path, tmp_path, tmp_path, {"clinc150": ""})
+    made = Plan(place, (), (), (), "", identity.of_source(["x = 1"]), (part,), {})
 
     ((_, result),) = made.perform([a_job()], 1)
 
     assert isinstance(result, JobError)
-    assert "learner.py was changed while this was measured" in str(result)
+    assert "the learner was changed while it was measured" in str(result)
 
 
 def test_a_program_that_is_not_there_fails_its_job(tmp_path: Path) -> None:
