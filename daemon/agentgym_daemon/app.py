@@ -1,6 +1,7 @@
 """Puts the rooms together: the only module that knows them all.
 
 gRPC -> segment log -> (applier thread) -> DuckDB -> rewards, training -> registry -> hub -> gRPC
+                                              `-> tool health -------------^
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -290,13 +292,12 @@ class Daemon:
             await self._to_watch.wait()
             self._to_watch.clear()
             batches, self._ended = self._ended, []
+            for batch in batches:
+                await self._supervised(partial(self._look, batch))
 
-            async def look(batches: list[AppliedBatch] = batches) -> None:
-                for batch in batches:
-                    for agent in await asyncio.to_thread(self._tools.take, batch):
-                        self._hub.ring(agent)
-
-            await self._supervised(look)
+    async def _look(self, batch: AppliedBatch) -> None:
+        for agent in await asyncio.to_thread(self._tools.take, batch):
+            self._hub.ring(agent)
 
     @property
     def _training_tick_s(self) -> float:
@@ -352,7 +353,9 @@ class Daemon:
             self._tails,
             features=encoder.featuriser(TextHasher(feature_key)),
         )
-        admin = AdminService(config, self._store, registry, self._hub, vitals)
+        admin = AdminService(
+            config, self._store, registry, self._hub, vitals, down=self._tools.names_down
+        )
         server.add_generic_rpc_handlers((TraceService(journal, self._count).handler(),))
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(
             DecisionService(journal, self._count), server

@@ -48,6 +48,7 @@ class DaemonConfig:
     stale_after_s: int
     encoder: str
     encoder_dir: Path | None
+    learning: str
     retrain_trajectories: int
     retrain_minutes: float
     default_reward: float | None
@@ -289,11 +290,18 @@ SETTINGS: tuple[Setting, ...] = (
         "Directory with all-MiniLM-L6-v2, for --encoder minilm; default: its installed package.",
     ),
     Setting(
+        "learning",
+        "AGENTGYM_DAEMON_LEARNING",
+        str,
+        "",
+        "Settings of the learner other than its defaults, NAME=VALUE,...; see How it learns.",
+    ),
+    Setting(
         "retrain_trajectories",
         "AGENTGYM_DAEMON_RETRAIN_TRAJECTORIES",
         _integer(1),
         100,
-        "Train after this many new closed rewarded trajectories.",
+        "Train after this many new closed rewarded trajectories, or 8 % more where that is more.",
     ),
     Setting(
         "retrain_minutes",

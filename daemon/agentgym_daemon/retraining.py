@@ -16,7 +16,7 @@ from agentgym.proto.v1 import common_pb2, log_pb2
 from agentgym_daemon.clock import Clock
 from agentgym_daemon.config import DaemonConfig
 from agentgym_daemon.encoders.choice import Choice
-from agentgym_daemon.errors import DirectoryError, PolicyStateError
+from agentgym_daemon.errors import ConfigError, DirectoryError, PolicyStateError
 from agentgym_daemon.learning import schedule
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
@@ -62,12 +62,7 @@ class Retraining:
         self._encoder = encoder
         self._clock = clock
         self._directory = config.home / "training"
-        self._settings = LearningSettings(
-            temperature=config.temperature,
-            floor=config.floor,
-            defer_floor=config.defer_floor,
-            top_k=config.top_k,
-        )
+        self._settings = settings_of(config)
 
     def clean(self) -> None:
         """Removes what a training left that did not end."""
@@ -177,6 +172,23 @@ class Retraining:
         except PolicyStateError:  # pinned while it was being registered
             return KEPT
         return PROMOTED
+
+
+def settings_of(config: DaemonConfig) -> LearningSettings:
+    """The learner's settings; raises ConfigError for one that cannot be set."""
+    steering = {
+        "temperature": config.temperature,
+        "floor": config.floor,
+        "defer_floor": config.defer_floor,
+        "top_k": config.top_k,
+    }
+    try:
+        values = LearningSettings.parse(config.learning)
+        if twice := sorted(values.keys() & steering.keys()):
+            raise ValueError(f"{twice[0]} has a setting of its own")
+        return LearningSettings.of(steering | values)
+    except ValueError as error:
+        raise ConfigError(f"learning: {error}") from error
 
 
 def _take(path: Path) -> bytes:

@@ -28,12 +28,17 @@ _REMEMBERED = 20_000
 
 
 class ToolWatch:
-    """The health of every scope's tools; used by one thread at a time."""
+    """The health of every scope's tools.
+
+    `load` and `take` are for one thread at a time; what is down may be asked for by any.
+    """
 
     def __init__(self, store: Store, *, feature_schema: int) -> None:
         self._store = store
         self._schema = feature_schema
         self._health: dict[Scope, Health] = {}
+        # Replaced as a whole, for it is read while a batch is looked at.
+        self._down: Mapping[Scope, tuple[bytes, ...]] = {}
         self._seen: OrderedDict[tuple[Scope, bytes], None] = OrderedDict()
 
     def load(self) -> None:
@@ -58,19 +63,23 @@ class ToolWatch:
                 for message in ended_trajectories(cursor, scope, ids):
                     if self._observe(scope, message, names):
                         changed.add(scope.agent)
-                        down = [names.get(cast("bytes", t), "?") for t in self._health[scope].since]
-                        _log.warning("tools of %s that are down: %s", scope.agent_name, down)
+                        down = ", ".join(names.get(t, "?") for t in self._down[scope])
+                        _log.warning("tools of %s that are down: %s", scope.agent_name, down or "-")
         return changed
 
     def down(self, agent: str) -> list[bytes]:
         """Fingerprints of the tools that the agent's scopes should leave out."""
-        found = {
-            cast("bytes", tool)
-            for scope, health in self._health.items()
-            if scope.agent == agent
-            for tool in health.since
-        }
-        return sorted(found)
+        found = [tools for scope, tools in self._down.items() if scope.agent == agent]
+        return sorted({tool for tools in found for tool in tools})
+
+    def names_down(self, scope: Scope) -> list[str]:
+        """Names of the tools of a scope that are down."""
+        down = self._down.get(scope)
+        if not down:
+            return []
+        with self._store.reading() as cursor:
+            names = _names(cursor, scope)
+        return sorted(names.get(tool, "?") for tool in down)
 
     def _observe(
         self, scope: Scope, message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
@@ -84,7 +93,10 @@ class ToolWatch:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         health = self._health.setdefault(scope, Health())
-        return health.observe(calls, message.closed_unix_nano)
+        if not health.observe(calls, message.closed_unix_nano):
+            return False
+        self._down = {**self._down, scope: tuple(sorted(cast("bytes", t) for t in health.since))}
+        return True
 
 
 def _names(cursor: Cursor, scope: Scope) -> dict[bytes, str]:
@@ -94,15 +106,25 @@ def _names(cursor: Cursor, scope: Scope) -> dict[bytes, str]:
 def calls_of(
     message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
 ) -> Iterator[Call]:
-    """The calls of a stored trajectory of which it is known how they went."""
+    """The calls of a stored trajectory of which it is known how they went.
+
+    As in a training, parallel calls of one tool in one step are one call.
+    """
     decisions = {decision.decision_id: decision for decision in message.decisions}
-    made = []
+    made: dict[tuple[bytes, bytes], tuple[bytes, float, bool]] = {}
+    more = False
     for call in message.calls:
         decision = decisions.get(call.decision_id)
-        weighed = decision and _weighed(decision, call.tool, names)
-        if weighed:
-            made.append((*weighed, call.error))
-    return outcomes(made, message.reward if message.HasField("reward") else None)
+        weighed = _weighed(decision, call.tool, names) if decision else None
+        if weighed is None:
+            more = True
+            continue
+        tool, confidence = weighed
+        key = (call.decision_id, tool)
+        failed = call.error or (key in made and made[key][2])
+        made[key] = (tool, confidence, failed)
+    reward = message.reward if message.HasField("reward") else None
+    return outcomes(list(made.values()), reward, more=more)
 
 
 def _weighed(

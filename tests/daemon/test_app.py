@@ -25,6 +25,7 @@ from agentgym_daemon.errors import (
 )
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
 from agentgym_daemon.rebuilding import rebuild
+from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.database import DATABASE_NAME, Store
 from agentgym_daemon.store.training import training_runs
 
@@ -297,6 +298,34 @@ async def test_a_chore_that_fails_is_counted_and_the_daemon_goes_on(
 
         await desk.daemon._supervised(broken)
 
+        assert (await desk.client.status()).counters["chores_failed"] == 1
+
+
+async def test_a_batch_that_cannot_be_watched_costs_no_other(
+    open_desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_desk() as desk:
+        seen: list[AppliedBatch] = []
+
+        def take(batch: AppliedBatch) -> set[str]:
+            seen.append(batch)
+            if len(seen) == 1:
+                raise ValueError("broken batch")
+            return {"support-desk"}
+
+        monkeypatch.setattr(desk.daemon._tools, "take", take)
+        stream = desk.client.policies.Subscribe(
+            policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk"),
+            metadata=desk.client.metadata,
+            timeout=60,
+        )
+        await stream.read()
+
+        for number in (1, 2):  # one turn of the watch has both
+            desk.daemon._on_applied(AppliedBatch(end=0, closed=(bytes([number]),)))
+        await stream.read()  # the second rang
+
+        assert [batch.closed for batch in seen] == [(b"\x01",), (b"\x02",)]
         assert (await desk.client.status()).counters["chores_failed"] == 1
 
 

@@ -518,6 +518,37 @@ def test_a_step_whose_tools_take_too_long_to_encode_is_left_alone(
     assert gym.sink.tasks[-1].feature_schema == 7
 
 
+@pytest.mark.parametrize(
+    ("settings", "changes", "fallback"),
+    [
+        ({"mode": "observe"}, {}, Fallback.NONE),
+        ({"control_share": 1.0}, {}, Fallback.NONE),
+        ({}, {"policies": {}}, Fallback.NO_POLICY),
+        ({}, {"killed": True}, Fallback.KILLED),
+    ],
+    ids=["observe", "control", "no policy", "killed"],
+)
+def test_a_step_that_decides_nothing_does_not_wait_for_the_encoder(
+    settings: dict[str, Any],
+    changes: dict[str, Any],
+    fallback: Fallback,
+    encoder: SlowEncoder,
+    encoding: Callable[..., PolicySet],
+    tools: tuple[Tool, ...],
+) -> None:
+    gym = RecordingGym(encoder_wait_s=3600.0, **settings)
+    gym.live.swap(replace(encoding(), **changes))
+
+    turn = one_turn(gym, tools)  # for ever, if it waited
+
+    assert not encoder.go.is_set()
+    assert "where is my order" not in encoder.texts
+    assert (turn.fallback, turn.decision) == (fallback, None)
+    [task], [step] = gym.sink.tasks, gym.sink.steps
+    assert (task.text, task.vector) == ("where is my order", None)  # for the sender to encode
+    assert step.features_id == task.features_id
+
+
 def test_a_fast_encoder_is_waited_for_as_long_as_a_step_may_take(
     encoder: SlowEncoder, encoding: Callable[..., PolicySet], tools: tuple[Tool, ...]
 ) -> None:

@@ -422,6 +422,40 @@ def test_tools_that_are_down_are_left_out_until_they_are_back(
     assert daemon.wait_for(lambda _: gym.live.current is not None and not gym.live.current.down)
 
 
+@pytest.mark.parametrize(
+    ("settings", "live"),
+    [({"mode": "observe"}, True), ({"control_share": 1.0}, True), ({}, False)],
+    ids=["observe", "control", "no policy"],
+)
+def test_features_of_steps_that_decide_nothing_are_made_by_the_sender(
+    settings: dict[str, Any],
+    live: bool,
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    run_once: Callable[..., Any],
+    serve: Callable[..., str],
+    encoder_file: bytes,
+) -> None:
+    serve(encoder_file)
+    if live:
+        data = make_snapshot(embedding_dim=20)
+        daemon.push(daemon.publish(data, version="p-000001", agent="agent"))
+    gym = make_gym(**settings)
+    assert gym.ready()
+    run_once(gym)
+    assert gym.flush()
+
+    [features], [decision] = daemon.features, daemon.decisions
+    assert gym.live.current is not None
+    wanted = gym.live.current.features("where is my order").embedding
+    assert wanted is not None
+    assert features.embedding == wanted.quantised.tobytes()
+    assert features.features_id == decision.features_id
+    assert features.feature_schema == decision.scope.feature_schema == 2
+    assert not decision.support
+
+
 def test_what_was_recorded_before_the_handshake_is_encoded_after_it(
     daemon: FakeDaemon,
     make_gym: Callable[..., AgentGym],

@@ -99,6 +99,11 @@ class Problem:
         advantage = credit.advantages(rewards[owners])
         return advantage[inverse], (1.0 / decided)[inverse]
 
+    def replay_only(self) -> None:
+        """Leaves the policy gradient out."""
+        self.gradient_size = 0
+        self._position[:] = -1
+
     def ratio_error(self, parameters: Parameters) -> float | None:
         """max |pi(arm) / logged propensity - 1| over the parent's steps."""
         if not len(self.of_parent):

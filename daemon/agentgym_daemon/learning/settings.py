@@ -41,7 +41,8 @@ class LearningSettings:
     pg_weight: float = 0.1
     clip: float = 0.2
     max_age: int = 3  # versions; data of older ones serves replay only
-    ratio_tolerance: float = 1e-6
+    ratio_tolerance: float = 1e-6  # of the parent's recomputed propensities; above it, replay only
+    ratio_limit: float = 1e-2  # above it, the data or the code is broken
     # gate and trust region
     held_out_in: int = 10  # one trajectory in so many is never trained on
     recent_steps: int = 500
@@ -70,6 +71,23 @@ class LearningSettings:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown learning setting {unknown[0]!r}; known: {sorted(known)}")
         return cls(**values)
+
+    @classmethod
+    def parse(cls, text: str) -> dict[str, Any]:
+        """Values from "NAME=VALUE,NAME=VALUE"; raises ValueError for what cannot be set."""
+        default = cls().plain()
+        values: dict[str, Any] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            name, _, value = (p.strip() for p in part.partition("="))
+            if name not in default:
+                raise ValueError(
+                    f"expected NAME=VALUE with NAME of {', '.join(default)}; got {part!r}"
+                )
+            try:
+                values[name] = type(default[name])(value)
+            except ValueError:
+                raise ValueError(f"{name}: expected a number, got {value!r}") from None
+        return values
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values."""

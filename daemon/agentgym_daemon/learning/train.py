@@ -48,7 +48,7 @@ _BETAS = (0.9, 0.98)
 
 
 class RatioError(RuntimeError):
-    """Recomputed propensities differ from the logged ones: the data or the code is broken."""
+    """Recomputed propensities are far from the logged ones: the data or the code is broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,15 @@ def train(
     kept = [t for t in usable if not t.held_out(settings.held_out_in)]
     problem = Problem(dataset, kept, settings)
     ratio_error = problem.ratio_error(start) if parent is not None else None
-    if ratio_error is not None and ratio_error > settings.ratio_tolerance:
+    if ratio_error is not None and ratio_error > settings.ratio_limit:
         raise RatioError(
-            f"expected |ratio - 1| <= {settings.ratio_tolerance:g} on the parent's steps before "
+            f"expected |ratio - 1| <= {settings.ratio_limit:g} on the parent's steps before "
             f"the first update, got {ratio_error:g}; the stored features or the code do not match "
             f"version {dataset.parent!r}"
         )
+    if ratio_error is not None and ratio_error > settings.ratio_tolerance:
+        # Not what was done to the last digits: enough to replay, not enough for a gradient.
+        problem.replay_only()
     tensors, first, last = _descend(problem, start, prior, settings=settings, seed=seed)
     candidate = to_parameters(start, tensors)
     beta, change = 1.0, None

@@ -1,6 +1,7 @@
 """The trainer's process: one JSON job per line on stdin, one JSON answer per line on stdout.
 
-    {"id", "snapshot", "parent", "out", "version", "seed", "created_unix_nano", "settings"}
+    {"id", "snapshot", "parent", "encoder", "out", "version", "seed", "created_unix_nano",
+     "settings"}
     -> {"id", "ok": true, "report", "receipt", "sha256", "size"} | {"id", "ok": false, "error"}
 
 It stays for many jobs, so that torch is loaded once, gives way to everything else (one thread,

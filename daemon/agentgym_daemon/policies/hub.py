@@ -47,7 +47,7 @@ class Hub:
             self._subscribers.discard(subscriber)
 
     def ring(self, agent: str) -> None:
-        """The live versions of an agent changed."""
+        """The live versions of an agent changed, or which of its tools are down."""
         for subscriber in self._subscribers:
             if subscriber.agent == agent:
                 subscriber.ring()

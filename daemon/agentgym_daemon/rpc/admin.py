@@ -17,6 +17,7 @@ from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.status import Context, unary
 from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.database import Store
+from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.store.training import Progress, scope_progress
 
 
@@ -37,13 +38,21 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """Says how the daemon is."""
 
     def __init__(
-        self, config: DaemonConfig, store: Store, registry: Registry, hub: Hub, vitals: Vitals
+        self,
+        config: DaemonConfig,
+        store: Store,
+        registry: Registry,
+        hub: Hub,
+        vitals: Vitals,
+        *,
+        down: Callable[[Scope], list[str]] = lambda _scope: [],
     ) -> None:
         self._config = config
         self._store = store
         self._registry = registry
         self._hub = hub
         self._vitals = vitals
+        self._down = down
 
     @unary
     async def Status(
@@ -62,18 +71,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             home=str(self._config.home),
             listeners=vitals.listeners(),
             counters=counted,
-            scopes=[self._scope(row) for row in progress],
+            scopes=[self._scope(row, down) for row, down in progress],
             subscribers=len(self._hub),
             log_end=vitals.log_end(),
             log_applied=vitals.applied(),
             trainer=vitals.trainer(),
         )
 
-    def _read(self) -> tuple[list[Progress], dict[str, int]]:
+    def _read(self) -> tuple[list[tuple[Progress, list[str]]], dict[str, int]]:
         with self._store.reading() as cursor:
-            return scope_progress(cursor), counters(cursor)
+            progress, counted = scope_progress(cursor), counters(cursor)
+        return [(row, self._down(row.scope)) for row in progress], counted
 
-    def _scope(self, row: Progress) -> admin_pb2.ScopeStatus:
+    def _scope(self, row: Progress, down: list[str]) -> admin_pb2.ScopeStatus:
         scope = scope_of(row.scope)
         return admin_pb2.ScopeStatus(
             scope=scope,
@@ -85,6 +95,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             n_policy=row.n_policy,
             reliability_control=row.reliability_control,
             n_control=row.n_control,
+            down=down,
             until_training=schedule.needed(
                 schedule.Progress(row.rewarded, row.rewarded_at_last_training),
                 self._config.retrain_trajectories,

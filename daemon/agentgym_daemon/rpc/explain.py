@@ -165,7 +165,9 @@ def _summary(
         reason = fallback if decision.fallback else assignment.lower()
         return f"Step {decision.step} was not decided ({reason}); {called}."
     label = _label(decision.support[decision.arm], names)
+    down = ", ".join(names[i] for i in decision.down)
     return (
         f"Step {decision.step} took '{label}' with probability {decision.arm_propensity:.3f} "
         f"under {decision.policy_version}; {called}."
+        + (f" Left out, because it fails at present: {down}." if down else "")
     )

@@ -48,7 +48,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     async def Subscribe(
         self, request: policy_pb2.SubscribeRequest, context: Context
     ) -> AsyncIterator[policy_pb2.PolicyUpdate]:
-        """The handshake, then the agent's live versions at every change."""
+        """The handshake, then the agent's live versions and broken tools at every change."""
         if request.contract_version != semconv.CONTRACT_VERSION:
             raise ContractError(theirs=str(request.contract_version), ours=semconv.CONTRACT_VERSION)
         if not request.agent:

@@ -63,6 +63,7 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
         "policy",
         "control",
         "next training in",
+        "tools down",
     )
     scopes = _table("Policies", columns)
     for s in reply.scopes:
@@ -75,6 +76,7 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
             _rate(s.reliability_policy, s.n_policy),
             _rate(s.reliability_control, s.n_control),
             f"{s.until_training} trajectories",
+            ", ".join(s.down) or "-",
         )
     counters = _table("Counters", ("counter", "n"))
     for name in sorted(reply.counters):

@@ -16,8 +16,10 @@ a tool must lie, and
 A tool d that is down cannot be right. What the task asked of it is asked of the others, as if the
 task also had d's text, and an agent left alone would go on choosing it:
 
-    p' = softmax over the rest of z_t + sum_d p_d (gain * c_d . c_t + g m_d . M m_t)
+    p' = softmax over the rest of z_t + sum_d p_d ((gain + 15) c_d . c_t + g m_d . M m_t)
     q' = q (1 - sum_d p_d)
+
+where RESPOND gets the mean of what the tools get, and 15 is NAMED_ALIKE.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def canonical(value: Any) -> str:
 
 
 def dump(parameters: Parameters, manifest: Mapping[str, Any]) -> bytes:
-    """The snapshot file of a policy; tools, feature schema and self-test are filled in."""
+    """The snapshot file of a policy; dimensions, tools and self-test are filled in."""
     full = {
         **manifest,
         "dim": DIM,

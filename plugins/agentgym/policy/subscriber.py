@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -20,7 +20,7 @@ from agentgym.errors import AgentGymError, DaemonError, EncoderError, SnapshotEr
 from agentgym.live import LivePolicies
 from agentgym.policy.arms import Exploration
 from agentgym.policy.encoder import cache
-from agentgym.policy.evaluate import CatalogueCache
+from agentgym.policy.evaluate import CatalogueCache, ScorerCache
 from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import MAX_BYTES, Snapshot, parse
@@ -48,6 +48,7 @@ class _Texts:
     identity: tuple[bytes, bytes]
     features: Featuriser
     catalogues: CatalogueCache
+    scorers: ScorerCache = field(default_factory=ScorerCache)
 
 
 class Subscriber:
@@ -161,6 +162,7 @@ class Subscriber:
                 killed=steering.killed,
                 policies=self._snapshots(update, metadata),
                 down=frozenset(update.down),
+                scorers=self._texts.scorers,  # a heartbeat changes neither policies nor texts
             )
         )
 

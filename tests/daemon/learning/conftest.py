@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
-from agentgym.policy.evaluate import Catalogue, evaluate
+from agentgym.policy.evaluate import Catalogue, Scorer
 from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher, TextVector
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
@@ -118,6 +118,7 @@ class World:
         self.recorded: list[training_pb2.TrainingTrajectory] = []
         self.versions: list[str] = []
         self.control_share, self.visible = 0.15, 0.6
+        self.down: set[str] = set()  # names of tools that the plugin leaves out
 
     def episode(
         self,
@@ -186,11 +187,12 @@ class World:
     ) -> str | None:
         if policy is None or record.assignment == Assignment.CONTROL:
             return brain.choose(None)
-        result = evaluate(policy, x, self.catalogue, history)
+        down = tuple(i for i, t in enumerate(self.tools) if t.name in self.down)
+        result = Scorer(policy, self.catalogue)(x, history, down)
         arms = force_arms if self.mode == common_pb2.MODE_STEER else show_arms
-        allowed = [not t.protected for t in self.tools]
+        allowed = [not t.protected and i not in down for i, t in enumerate(self.tools)]
         support = arms(result, allowed, self.exploration.top_k)
-        decision = decide(support, self.exploration, None if greedy else self.rng)
+        decision = decide(support, self.exploration, None if greedy else self.rng, down=down)
         write_decision(record, decision, version)
         match decision.taken.kind:
             case ArmKind.DEFER:
@@ -259,6 +261,7 @@ def write_decision(record: decision_pb2.DecisionRecord, decision: Decision, vers
     record.temperature, record.floor = decision.temperature, decision.floor
     record.defer_floor, record.top_k = decision.defer_floor, decision.top_k
     record.greedy, record.policy_version = decision.greedy, version
+    record.down.extend(decision.down)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentgym_daemon.learning.schedule import GROWTH, Progress, due
+from agentgym_daemon.learning.schedule import GROWTH, Progress, due, needed
 from agentgym_daemon.learning.settings import LearningSettings
 
 MINUTE = 60 * 10**9
@@ -40,6 +40,23 @@ def test_a_long_history_waits_for_a_share_of_itself() -> None:
         assert due(progress, 0, 0, trajectories=100, minutes=30) is expected
 
 
+@pytest.mark.parametrize(
+    ("now", "at_last", "missing"),
+    [
+        (0, 0, 100),
+        (99, 0, 1),
+        (250, 0, 0),
+        (130, 100, 70),
+        (10_000, 10_000, 800),
+        (10_799, 10_000, 1),
+        (10_800, 10_000, 0),
+        (90, 100, 110),  # rewards were taken back
+    ],
+)
+def test_how_many_runs_are_missing(now: int, at_last: int, missing: int) -> None:
+    assert needed(Progress(now, at_last), 100) == missing
+
+
 def test_settings_survive_the_way_through_json() -> None:
     changed = LearningSettings(rounds=3, temperature=0.2)
 
@@ -50,3 +67,20 @@ def test_settings_survive_the_way_through_json() -> None:
 def test_an_unknown_setting_is_named() -> None:
     with pytest.raises(ValueError, match="unknown learning setting 'learning_rate'"):
         LearningSettings.of({"learning_rate": 1})
+
+
+def test_settings_are_read_from_text() -> None:
+    values = LearningSettings.parse("pg_weight = 0, rounds=10,,half_life=1e9")
+
+    assert values == {"pg_weight": 0.0, "rounds": 10, "half_life": 1e9}
+    assert LearningSettings.of(values).rounds == 10
+    assert LearningSettings.parse("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("speed=1", "expected NAME=VALUE"), ("rounds", "rounds: expected a number"), ("rounds=x", "x")],
+)
+def test_text_that_names_no_setting_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        LearningSettings.parse(text)

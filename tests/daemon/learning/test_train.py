@@ -124,6 +124,67 @@ def test_the_ratio_is_one_before_the_first_update(second_round: Any) -> None:
     assert report.ratio_error <= 1e-6
 
 
+def test_propensities_that_are_not_exact_are_replayed_without_a_gradient(
+    second_round: Any,
+) -> None:
+    policy, dataset = second_round
+    off = [
+        replace(
+            t,
+            steps=tuple(
+                replace(
+                    s, gradient=replace(s.gradient, propensity=s.gradient.propensity * 1.0001)
+                )
+                if s.gradient
+                else s
+                for s in t.steps
+            ),
+        )
+        for t in dataset.trajectories
+    ]
+    inexact = replace(dataset, trajectories=tuple(off))
+
+    candidate, report = train(inexact, policy, settings=FAST, seed=0)
+    replayed, _ = train(dataset, policy, settings=replace(FAST, pg_weight=0.0), seed=0)
+
+    assert report.ratio_error == pytest.approx(1e-4, rel=0.05)
+    assert report.gradient_steps == 0
+    assert same(candidate, replayed)
+
+
+@pytest.mark.parametrize("mode", [common_pb2.MODE_STEER, common_pb2.MODE_ADVISE])
+def test_the_ratio_is_one_where_tools_were_left_out(
+    mode: int, world_class: Any, tmp_path: Path
+) -> None:
+    world = build_world(world_class, 6, mode=mode)
+    play(world, 60)
+    policy, _ = train(read_dataset(world.write(tmp_path / "a")), None, settings=FAST, seed=0)
+    world.versions.append("p-1")
+    world.down = {"issue_refund", "reset_password"}
+    play(world, 60, policy, "p-1")
+    world.down = {"track_order"}
+    play(world, 20, policy, "p-1")
+    dataset = read_dataset(world.write(tmp_path / "b", parent="p-1"))
+
+    _, report = train(dataset, policy, settings=FAST, seed=0)
+
+    steps = [s for t in dataset.trajectories for s in t.steps if s.down and s.gradient]
+    names = {tuple(sorted(dataset.names[i] for i in s.down)) for s in steps}
+    assert names == {("issue_refund", "reset_password"), ("track_order",)}
+    assert report.gradient_steps_of_parent > 50
+    assert report.ratio_error is not None
+    assert report.ratio_error <= 1e-6
+    blind = replace(
+        dataset,
+        trajectories=tuple(
+            replace(t, steps=tuple(replace(s, down=()) for s in t.steps))
+            for t in dataset.trajectories
+        ),
+    )
+    with pytest.raises(RatioError):
+        train(blind, policy, settings=FAST, seed=0)
+
+
 def meaning(text: str) -> np.ndarray:
     """An encoder that knows what the requests and tools are about."""
     vector = np.array([any(w in text for w in words) for words in SUBJECTS.values()], np.float32)
@@ -190,6 +251,23 @@ def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> N
     loaded = parse(outcome.data, outcome.sha256)
     assert same(loaded.parameters, outcome.candidate)
     assert loaded.version == "p-000001"
+
+
+def test_a_history_that_is_stale_as_a_whole_gives_the_version_that_there_is(
+    second_round: Any,
+) -> None:
+    policy, dataset = second_round
+    column = next(s.called[0] for t in dataset.trajectories for s in t.steps if s.called)
+    step = replace(dataset.trajectories[-1].steps[0], called=(column,), scores={column: 0.95})
+    runs = [
+        Trajectory(bytes([i]) * 16, 1.0, (replace(step, down=(column,)),), 0, i) for i in range(20)
+    ]
+    stale_ones = replace(dataset, trajectories=tuple(runs))
+
+    outcome = improve(stale_ones, policy, MANIFEST, settings=FAST, seed=0)
+
+    assert (outcome.report.stale, outcome.report.trajectories) == (20, 0)
+    assert same(outcome.candidate, policy)
 
 
 def test_training_fails_when_propensities_cannot_be_recomputed(second_round: Any) -> None:

@@ -121,14 +121,15 @@ async def test_policies_of_another_feature_schema_are_kept_but_not_pushed(
         assert [v.version for v in desk.daemon._registry.book.versions()] == ["p-000001"]
 
 
-async def test_the_encoder_is_named_in_the_handshake_and_served_by_its_hash(
+async def test_the_encoder_is_named_in_the_handshake_and_served_in_chunks_by_its_hash(
     open_desk: Any,
 ) -> None:
     async with open_desk(encoder="default") as desk:
         features = (await subscribe(desk.client).read()).features
 
-        data, _ = await download(desk.client, features.encoder_sha256)
+        data, sizes = await download(desk.client, features.encoder_sha256)
 
+        assert set(sizes[:-1]) == {65536}
         assert digest(data) == features.encoder_sha256
         assert len(data) == features.encoder_size
 
@@ -151,10 +152,30 @@ async def test_without_an_encoder_the_schema_is_n_grams_only(desk: Any) -> None:
     assert (features.number, features.encoder_sha256, features.encoder_size) == (1, "", 0)
 
 
-async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
-    class Quiet:
-        book = Book()
+class Quiet:
+    """A registry without a version."""
 
+    book = Book()
+
+
+async def test_tools_that_are_down_are_pushed_to_their_agent() -> None:
+    hub, down = Hub(), {"support-desk": [b"find"], "other": [b"mail"]}
+    service = PolicyService(
+        Quiet(),  # type: ignore[arg-type]
+        hub,
+        handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+        down=lambda agent: down[agent],
+    )
+    stream = service.Subscribe(SUBSCRIPTION, None)  # type: ignore[arg-type]
+
+    assert list((await anext(stream)).down) == [b"find"]
+    down["support-desk"] = []
+    hub.ring("support-desk")
+    assert list((await anext(stream)).down) == []
+    service.stop()
+
+
+async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]
         Hub(),
@@ -211,17 +232,16 @@ async def test_a_stop_ends_subscriptions_at_once(open_desk: Any) -> None:
         await stopping
 
 
-async def test_an_artifact_travels_in_chunks_and_verifies(desk: Any, register: Any) -> None:
+async def test_an_artifact_arrives_as_it_was_registered(desk: Any, register: Any) -> None:
     version = await register()
     entry = await desk.client.call(
         desk.client.policies.Get, policy_pb2.GetPolicyRequest(version=version)
     )
 
-    data, sizes = await download(desk.client, entry.sha256)
+    data, _ = await download(desk.client, entry.sha256)
 
     assert parse(data, entry.sha256).version == version
     assert len(data) == entry.size
-    assert set(sizes[:-1]) == {65536}
 
 
 async def test_a_changed_artifact_is_not_served(desk: Any, register: Any) -> None:

@@ -11,7 +11,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ScopeStatus(_message.Message):
-    __slots__ = ("scope", "live", "pinned", "trajectories", "rewarded", "reliability_policy", "n_policy", "reliability_control", "n_control", "until_training")
+    __slots__ = ("scope", "live", "pinned", "trajectories", "rewarded", "reliability_policy", "n_policy", "reliability_control", "n_control", "until_training", "down")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class ScopeStatus(_message.Message):
     RELIABILITY_CONTROL_FIELD_NUMBER: _ClassVar[int]
     N_CONTROL_FIELD_NUMBER: _ClassVar[int]
     UNTIL_TRAINING_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
     scope: _common_pb2.Scope
     live: str
     pinned: bool
@@ -32,7 +33,8 @@ class ScopeStatus(_message.Message):
     reliability_control: float
     n_control: int
     until_training: int
-    def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., live: _Optional[str] = ..., pinned: bool = ..., trajectories: _Optional[int] = ..., rewarded: _Optional[int] = ..., reliability_policy: _Optional[float] = ..., n_policy: _Optional[int] = ..., reliability_control: _Optional[float] = ..., n_control: _Optional[int] = ..., until_training: _Optional[int] = ...) -> None: ...
+    down: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., live: _Optional[str] = ..., pinned: bool = ..., trajectories: _Optional[int] = ..., rewarded: _Optional[int] = ..., reliability_policy: _Optional[float] = ..., n_policy: _Optional[int] = ..., reliability_control: _Optional[float] = ..., n_control: _Optional[int] = ..., until_training: _Optional[int] = ..., down: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("daemon_version", "contract_version", "pid", "uptime_s", "home", "listeners", "counters", "scopes", "subscribers", "log_end", "log_applied", "trainer")
