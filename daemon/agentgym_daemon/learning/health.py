@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 
 from agentgym_daemon.learning.dataset import Trajectory
 
-THRESHOLD = 5.5
-"""Two failures in a row of a tool that hardly ever failed, three of one that did at times."""
+THRESHOLD = 10.0
+"""Four failures in a row of a tool that hardly ever failed, five of one that did at times."""
+CONFIRMED_BY = 2
+"""Further failures after which what was learned of a tool before is left out of training."""
 _SEEMS_RIGHT = 0.05
-_SUREST = 0.97  # what a policy may claim: rewards lie now and then
+_SUREST = 0.95  # what a policy may claim: rewards lie now and then
 _SUCCESS = 0.5
 
 
@@ -66,6 +68,12 @@ class Health:
     records: dict[Hashable, Record] = field(default_factory=dict)
     since: dict[Hashable, int] = field(default_factory=dict)
     """Tools that are down, and the time of the trajectory that showed it."""
+    failed_since: dict[Hashable, int] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> dict[Hashable, int]:
+        """Those of `since` that failed again when they were tried: no false alarm."""
+        return {t: at for t, at in self.since.items() if self.failed_since[t] >= CONFIRMED_BY}
 
     def observe(self, calls: Iterable[Call], now: int) -> bool:
         """Takes the calls of a trajectory; True if a tool went down or came back."""
@@ -73,10 +81,15 @@ class Health:
         for call in calls:
             record = self.records.setdefault(call.tool, Record())
             record.observe(call.confidence, call.right)
-            if call.right and self.since.pop(call.tool, None) is not None:
-                record.evidence = record.suspect = 0.0
+            if call.tool in self.since:
+                if call.right:
+                    del self.since[call.tool]
+                    record.evidence = record.suspect = 0.0
+                else:
+                    self.failed_since[call.tool] += 1
             elif record.evidence >= THRESHOLD:
-                self.since.setdefault(call.tool, now)
+                self.since[call.tool] = now
+                self.failed_since[call.tool] = 0
         return set(self.since) != before
 
 

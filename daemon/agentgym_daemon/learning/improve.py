@@ -45,6 +45,6 @@ def improve(
 
 
 def _without_stale(dataset: Dataset) -> tuple[Dataset, int]:
-    since = health_after(dataset.trajectories).since
+    since = health_after(dataset.trajectories).confirmed
     fresh = tuple(t for t in dataset.trajectories if not stale(t, since))
     return replace(dataset, trajectories=fresh), len(dataset.trajectories) - len(fresh)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentgym.policy.parameters import Parameters, extend, initial
+from agentgym.policy.parameters import EFFECTS, Parameters, extend, initial
 from agentgym_daemon.learning.arrays import Floats, Ints, step_arrays
 from agentgym_daemon.learning.churn import Churn, allowed_matrix, churn
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
@@ -154,6 +154,7 @@ def _descend(
         loss = problem.loss(tensors, batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks one
         with torch.no_grad():
+            _keep_repeats(tensors["history.effect"].grad)
             for name, tensor in tensors.items():
                 if tensor.grad is not None:
                     tensor.grad.add_(tensor - anchor[name], alpha=strengths[name] / problem.count)
@@ -163,6 +164,16 @@ def _descend(
         if not math.isfinite(values[-1]):
             raise FloatingPointError(f"the loss became {values[-1]} in round {len(values)}")
     return tensors, values[0], values[-1]
+
+
+def _keep_repeats(gradient: Tensor | None) -> None:
+    """Leaves the effect of a visible error on repeating its call at its prior.
+
+    A training sees the same tasks again: it remembers on which of them a call was wrong, and finds
+    that repeating the others is fine. On a new task it cannot know, and the error is the evidence.
+    """
+    if gradient is not None:
+        gradient[EFFECTS.index("repeat_error")] = 0.0
 
 
 def _batches(count: int, settings: LearningSettings, rng: np.random.Generator) -> Sequence[Ints]:

@@ -22,7 +22,7 @@ EFFECTS = (
 """Entries of the tensor `history.effect`."""
 MAX_OK = 3
 
-_FIRST_EFFECTS = (-2.0, -3.0, -2.0, 1.5, -1.0, 0.0)
+_FIRST_EFFECTS = (-2.0, -5.0, -2.0, 1.5, -1.0, 0.0)
 _FIRST_GAIN = 10.0  # of common n-grams, without an embedding
 _FIRST_GAIN_BESIDE = 3.0  # and beside one
 _FIRST_MEANING = 20.0  # of the cosine of task and tool text
