@@ -160,7 +160,8 @@ class Daemon:
         self._closing.push_async_callback(asyncio.to_thread, trainer.close)
         lookup = StoreLookup(self._store)
         self._tools = ToolWatch(self._store, feature_schema=encoder.schema)
-        await asyncio.to_thread(self._tools.load)
+        # Without it, tools are found down anew; that is no reason not to start.
+        await self._supervised(lambda: asyncio.to_thread(self._tools.load))
         self._watch(lookup, trainer, feature_key, encoder)
 
         vitals = Vitals(

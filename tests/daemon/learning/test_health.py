@@ -11,6 +11,7 @@ import pytest
 from agentgym.policy.features import TextVector
 from agentgym_daemon.learning.dataset import Step, Trajectory
 from agentgym_daemon.learning.health import (
+    CONFIRMED_BY,
     THRESHOLD,
     Call,
     Health,
@@ -60,6 +61,23 @@ def experienced(right: int) -> Record:
     return record
 
 
+def broken_after(health: Health) -> int:
+    """How many runs with a failure in a row put tool `t` down, the first at time 1."""
+    now = 1
+    while not health.observe([Call("t", 0.95, right=False)], now):
+        now += 1
+    return now
+
+
+def test_a_handful_of_failures_puts_a_good_tool_down() -> None:
+    good, poor = experienced(100), experienced(100)
+    poor.wrong = 20.0
+
+    numbers = [broken_after(Health({"t": record})) for record in (good, poor)]
+
+    assert 2 <= numbers[0] < numbers[1] <= 6
+
+
 def test_a_failure_of_a_tool_without_a_record_weighs_little() -> None:
     record = Record()
 
@@ -92,22 +110,28 @@ def test_sums_are_kept_above_zero_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("successes", "confidence", "failures"),
-    [
-        (1000, 1.0, 2),  # at most .97 is believed: log(.95 / .03) = 3.46
-        (1000, 0.9, 3),  # log(.95 / .1) = 2.25
-        (8, 1.0, 3),  # the record says 9/10
-        (1000, 0.5, 9),  # log(.95 / .5) = .64
-    ],
+    ("successes", "confidence", "expected"),
+    [(1000, 0.9, 0.9), (8, 1.0, 0.9), (1000, 0.5, 0.5), (0, 0.9, 0.5)],
+    ids=["as sure as the policy", "as good as its record", "a likely tool", "a new tool"],
 )
-def test_how_many_failures_in_a_row_put_a_tool_down(
-    successes: int, confidence: float, failures: int
+def test_a_failure_weighs_what_was_expected_of_the_call(
+    successes: int, confidence: float, expected: float
 ) -> None:
     record = experienced(successes)
 
-    for number in range(1, failures + 1):
+    for number in (1, 2, 3):  # the record stays what it was before the first
         record.observe(confidence, right=False)
-        assert (record.evidence >= THRESHOLD) == (number == failures)
+        assert record.evidence == pytest.approx(number * math.log(0.95 / (1 - expected)))
+
+
+def test_no_policy_is_believed_to_be_certain() -> None:
+    records = [experienced(100_000) for _ in range(3)]
+
+    for record, confidence in zip(records, (0.999, 1.0, 0.9), strict=True):
+        record.observe(confidence, right=False)
+
+    sure, certain, likely = (record.evidence for record in records)
+    assert likely < sure == certain < THRESHOLD  # one failure is never enough
 
 
 def test_failures_that_the_policy_did_not_stand_behind_say_nothing() -> None:
@@ -128,18 +152,34 @@ def test_a_tool_that_never_worked_does_not_go_down() -> None:
 
 def test_a_tool_goes_down_at_the_run_that_showed_it_and_a_success_brings_it_back() -> None:
     health = Health({"t": experienced(100)})
-    failed, right = Call("t", 0.95, right=False), Call("t", 0.95, right=True)
+    failed = Call("t", 0.95, right=False)
 
-    assert [health.observe([failed], now) for now in (1, 2, 3)] == [False, True, False]
-    assert health.since == {"t": 2}
-    assert health.observe([Call("t", 0.0, right=True)], 4)  # whoever made the call
+    first = broken_after(health)
+    assert health.since == {"t": first}
+    assert not health.observe([failed], 90)
+    assert health.since == {"t": first}
+    assert health.observe([Call("t", 0.0, right=True)], 91)  # whoever made the call
     assert health.since == {}
-    assert [health.observe([c], 5) for c in (right, failed, failed)] == [False, False, True]
+    assert broken_after(health) >= 2  # what was held against it is gone
+
+
+def test_only_further_failures_confirm_that_a_tool_is_down() -> None:
+    health = Health({"t": experienced(100)})
+    failed, right = Call("t", 0.95, right=False), Call("t", 0.95, right=True)
+    for _ in range(2):  # each time anew
+        first = broken_after(health)
+        for now in range(CONFIRMED_BY):
+            assert health.confirmed == {}
+            assert not health.observe([failed, Call("other", 0.9, right=False)], 50 + now)
+        assert health.confirmed == {"t": first}  # from when it went down
+        health.observe([right], 99)
+        assert health.confirmed == {}
 
 
 def test_a_tool_that_fails_and_works_in_one_run_changes_nothing() -> None:
     health = Health({"t": experienced(100)})
-    mixed = [Call("t", 0.95, right=ok) for ok in (False, False, True)]
+    failures = broken_after(Health({"t": experienced(100)}))
+    mixed = [Call("t", 0.95, right=False)] * failures + [Call("t", 0.95, right=True)]
 
     assert not health.observe(mixed, 1)
     assert not health.since
@@ -202,7 +242,8 @@ def test_what_is_no_longer_true_of_a_tool_is_stale(trajectory: Trajectory, expec
 
 def test_a_history_is_replayed_oldest_first() -> None:
     history = [run(step(confidence=1.0), at=at) for at in range(50)]
-    history += [run(step(failed=(0,), confidence=1.0), reward=None, at=50 + at) for at in range(3)]
+    history += [run(step(failed=(0,), confidence=1.0), reward=None, at=50 + at) for at in range(8)]
 
-    assert replay(history).since == {0: 51}
+    assert list(replay(history).since) == [0]
+    assert 50 < replay(history).since[0] < 57
     assert replay(reversed(history)).since == {}

@@ -79,7 +79,11 @@ def test_settings_are_read_from_text() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("speed=1", "expected NAME=VALUE"), ("rounds", "rounds: expected a number"), ("rounds=x", "x")],
+    [
+        ("speed=1", "expected NAME=VALUE"),
+        ("rounds", "rounds: expected a number"),
+        ("rounds=x", "x"),
+    ],
 )
 def test_text_that_names_no_setting_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -132,9 +132,7 @@ def test_propensities_that_are_not_exact_are_replayed_without_a_gradient(
         replace(
             t,
             steps=tuple(
-                replace(
-                    s, gradient=replace(s.gradient, propensity=s.gradient.propensity * 1.0001)
-                )
+                replace(s, gradient=replace(s.gradient, propensity=s.gradient.propensity * 1.0001))
                 if s.gradient
                 else s
                 for s in t.steps
@@ -244,6 +242,8 @@ def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> N
 
     outcome = improve(later, None, MANIFEST, settings=FAST, seed=0)
 
+    unconfirmed = replace(later, trajectories=later.trajectories[:-5])
+    assert improve(unconfirmed, None, MANIFEST, settings=FAST, seed=0).report.stale == 0
     told = sum(any(column in step.called for step in t.steps) for t in dataset.trajectories)
     assert 0 < told <= outcome.report.stale < len(later.trajectories)
     assert outcome.receipt.accepted
