@@ -239,8 +239,13 @@ class DaemonProcess:
         """All trajectories of an agent, oldest first."""
         self.applied()
         request = trajectory_pb2.ListTrajectoriesRequest(agent=agent, limit=1000)
-        found = self.client.call(self.client.trajectories.List, request).trajectories
-        return list(reversed(found))
+        found: list[trajectory_pb2.TrajectorySummary] = []
+        while True:  # a page holds 1,000, and on a slow machine a run may have more
+            page = self.client.call(self.client.trajectories.List, request).trajectories
+            found += page
+            if len(page) < request.limit:
+                return found[::-1]
+            request.before_unix_nano = page[-1].start_unix_nano
 
     def get(self, trajectory_id: bytes) -> Stored:
         """One trajectory, with the explanations of its decisions."""
