@@ -1,22 +1,29 @@
-"""`agentgym-daemon bench NAME [--json FILE]`: runs a benchmark and prints its table."""
+"""`agentgym-daemon bench NAME [--json FILE]`: runs a benchmark and prints its table.
+
+A benchmark is a module with `run(arguments) -> Report` and, if it has options of its own,
+`add_arguments(parser)`; its docstring is its help.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from agentgym_daemon.bench import decision
 from agentgym_daemon.bench.frame import Report
 from agentgym_daemon.bench.learn import cli as learn
 
-BENCHMARKS: dict[str, Callable[[int], Report]] = {"decision": decision.run}
+BENCHMARKS = {
+    "decision": "agentgym_daemon.bench.decision",
+}
 LEARN = "learn"
 """The one that is no `Report`: it compares learners, set by set."""
 
@@ -25,14 +32,21 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the verb."""
     parser = argparse.ArgumentParser(prog="agentgym-daemon bench", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, run in BENCHMARKS.items():
-        about = (sys.modules[run.__module__].__doc__ or name).strip()
+    for name in BENCHMARKS:
+        module = _module(name)
+        about = (module.__doc__ or name).strip().partition("\n\n")[0]
         verb = names.add_parser(name, help=about, description=about)
         verb.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
         verb.add_argument("--rounds", type=int, default=5, help="how often to measure")
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(verb)
     table = names.add_parser(LEARN, help=learn.HELP, description=learn.__doc__)
     learn.add_arguments(table)
     return parser
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(BENCHMARKS[name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,17 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.rounds < 1:
         sys.stderr.write(f"--rounds: expected at least 1, got {arguments.rounds}\n")
         return 2
-    report = BENCHMARKS[arguments.name](arguments.rounds)
+    report: Report = _module(arguments.name).run(arguments)
     result = report.as_json(shlex.join(["agentgym-daemon", "bench", *given]))
-    table = Table("metric", "median", "min", "max", "unit", title=f"bench {report.name}")
-    for key, metric in result["metrics"].items():
-        figures = (f"{metric[name]:.4g}" for name in ("median", "min", "max"))
-        table.add_row(key, *figures, metric["unit"])
-    console = Console()
-    console.print(table)
-    for what in result["not_measured"]:
-        console.print(f"not measured: {what}")
+    _print(report, result)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def _print(report: Report, result: dict[str, Any]) -> None:
+    table = Table("metric", "median", "min", "max", "unit", "goal", title=f"bench {report.name}")
+    for key, metric in result["metrics"].items():
+        figures = (f"{metric[name]:.4g}" for name in ("median", "min", "max"))
+        table.add_row(key, *figures, metric["unit"], report.goals.get(key, ""))
+    console = Console()
+    console.print(table)
+    for what in result["not_measured"]:
+        console.print(f"not measured: {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
 from collections.abc import Callable
@@ -22,16 +23,16 @@ SIZES = (25, 50, 150)
 _REPEATS = 300
 
 
-def run(rounds: int, encoder: str = "default") -> Report:
+def run(arguments: argparse.Namespace) -> Report:
     """Median CPU time of encoding a new task, of its first decision, and of a later one."""
-    features = featuriser_of(encoder, TextHasher(b"bench"))
+    features = featuriser_of("default", TextHasher(b"bench"))
     units = {"encode_new_task_us": "us"}
     for size in SIZES:
         units |= {f"decide_{size}_tools_us": "us", f"decide_again_{size}_tools_us": "us"}
     return Report(
         name="decision",
         units=units,
-        runs=[_round(features) for _ in range(rounds)],
+        runs=[_round(features) for _ in range(arguments.rounds)],
         not_measured=[
             "waiting for other threads (CPU time of the calling thread is measured)",
             "recording and sending, which are not part of the decision",

@@ -6,18 +6,23 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Runs of one benchmark; each run maps a metric to its value."""
+    """Runs of one benchmark; each run maps a metric to its value.
+
+    Every metric of `units` stands in at least one run; a peer that is not installed stands in none,
+    and among `not_measured` instead. `goals` are texts such as "<= 1.25".
+    """
 
     name: str
     units: Mapping[str, str]
     runs: Sequence[Mapping[str, float]]
     not_measured: Sequence[str] = ()
+    goals: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self, command: str) -> dict[str, Any]:
         """The report as it is written to a file."""
@@ -31,12 +36,13 @@ class Report:
         }
 
     def _metric(self, key: str) -> dict[str, Any]:
-        values = [run[key] for run in self.runs]
+        values = [run[key] for run in self.runs if key in run]
         return {
             "median": statistics.median(values),
             "min": min(values),
             "max": max(values),
             "unit": self.units[key],
+            **({"goal": self.goals[key]} if key in self.goals else {}),
         }
 
 

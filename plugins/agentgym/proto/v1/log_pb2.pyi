@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Opti
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("received_unix_nano", "producer_id", "sequence", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training")
+    __slots__ = ("received_unix_nano", "producer_id", "sequence", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
     RECEIVED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class LogRecord(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     received_unix_nano: int
     producer_id: bytes
     sequence: int
@@ -35,7 +36,8 @@ class LogRecord(_message.Message):
     policy: _policy_pb2.PolicyVersion
     change: PolicyChange
     training: TrainingRun
-    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ...) -> None: ...
+    retention: Retention
+    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class RewardFact(_message.Message):
     __slots__ = ("reward_id", "reward")
@@ -104,3 +106,15 @@ class TrainingRun(_message.Message):
     report_json: str
     duration_s: float
     def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., trajectories: _Optional[int] = ..., verdict: _Optional[str] = ..., report_json: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...
+
+class Retention(_message.Message):
+    __slots__ = ("before_unix_nano", "trajectories", "spans", "log_bytes")
+    BEFORE_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    before_unix_nano: int
+    trajectories: int
+    spans: int
+    log_bytes: int
+    def __init__(self, before_unix_nano: _Optional[int] = ..., trajectories: _Optional[int] = ..., spans: _Optional[int] = ..., log_bytes: _Optional[int] = ...) -> None: ...
