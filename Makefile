@@ -7,6 +7,9 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
+ROWS ?=
+FRESH ?=
+FUZZ_S ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +23,7 @@ LIGHTNING_BIN := $(LIGHTNING)/bin
 LIGHTNING_STAMP := $(LIGHTNING)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lightning demo test test-lightning lint proto docs bench clean
+.PHONY: help setup setup-lightning demo test test-lightning torture lint proto docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -57,6 +60,10 @@ test: $(STAMP)  ## all tests, both environments, with the coverage floor (WORKER
 test-lightning: $(LIGHTNING_STAMP)  ## the second engine's suite, in its own environment
 	@$(LIGHTNING_BIN)/python -m pytest -q -p no:cacheprovider tests/lightning \
 		--cov --cov-config=tests/lightning/coverage.ini --cov-report=term
+
+torture: $(STAMP)  ## the fault tests at full load, resumable, into build/reports (ROWS='B1 C2' FRESH=1 FUZZ_S=...)
+	@AGENTGYM_TEST_LOAD=full AGENTGYM_TEST_FRESH=$(FRESH) AGENTGYM_TEST_ROWS='$(ROWS)' AGENTGYM_TEST_FUZZ_S=$(FUZZ_S) \
+		$(BIN)/python -m pytest -q -p no:cacheprovider tests/faults $(TEST_ARGS)
 
 lint: $(STAMP)  ## format, lint, types, import arrows, docs
 	@$(BIN)/ruff format --check --quiet .

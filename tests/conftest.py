@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 FOREIGN_PREFIXES = ("AGENTGYM_", "OTEL_", "LANGCHAIN_", "LANGSMITH_", "OPENAI_")
+KEPT_PREFIX = "AGENTGYM_TEST_"
+"""How much load the fault tests carry: tests/faults/conftest.py."""
 QUIET = {
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_TRACING_ENABLED": "false",
@@ -24,7 +26,8 @@ QUIET = {
 
 def _isolate() -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
-        del os.environ[name]
+        if not name.startswith(KEPT_PREFIX):
+            del os.environ[name]
     os.environ.update(QUIET)
 
 

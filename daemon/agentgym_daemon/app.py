@@ -2,19 +2,20 @@
 
 gRPC -> segment log -> (applier thread) -> DuckDB -> rewards, training -> registry -> hub -> gRPC
                                               `-> tool health -------------^
+spools of dead agents -> segment log                              hub -> pointer files
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from agentgym import semconv
@@ -24,38 +25,49 @@ from agentgym.proto.v1 import (
     artifact_pb2_grpc,
     catalogue_pb2_grpc,
     decision_pb2_grpc,
+    log_pb2,
     policy_pb2,
     policy_pb2_grpc,
+    producer_pb2_grpc,
     reward_pb2_grpc,
     trajectory_pb2_grpc,
 )
-from agentgym_daemon.clock import Clock, SystemClock
-from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.adoption import Adoption, Intake
+from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
+from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded
 from agentgym_daemon.encoders.choice import Choice, choose
 from agentgym_daemon.errors import StorageError
+from agentgym_daemon.health import METRICS_TYPE, Answer, HealthServer, verdict
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
 from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
+from agentgym_daemon.metrics import Figures, Meters
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.pointer import Pointer
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.policies.updates import Updates
+from agentgym_daemon.retention import Retention
 from agentgym_daemon.retraining import Retraining
 from agentgym_daemon.rewards.housekeeping import Housekeeping
 from agentgym_daemon.rewards.lookup import StoreLookup
 from agentgym_daemon.rewards.resolve import Rewards
 from agentgym_daemon.rpc.admin import AdminService, Vitals
+from agentgym_daemon.rpc.admission import Admission, Disk, Limits
 from agentgym_daemon.rpc.artifacts import ArtifactService
 from agentgym_daemon.rpc.auth import Gate
 from agentgym_daemon.rpc.ingest import CatalogueService, DecisionService, TraceService
 from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.rpc.policies import PolicyService
+from agentgym_daemon.rpc.producers import Producers, ProducerService
 from agentgym_daemon.rpc.rewards import RewardService
 from agentgym_daemon.rpc.server import RpcServer
 from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
 from agentgym_daemon.store.applier import Applier
 from agentgym_daemon.store.batch import AppliedBatch
+from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.database import DATABASE_NAME, Store
 from agentgym_daemon.watching import ToolWatch
 
@@ -64,6 +76,9 @@ _GRACE_S = 1.0
 _CATCH_UP_S = 10.0
 _HOPELESS_S = 30.0
 _TICK_S = 1.0
+_STUCK_S = 5.0  # a loop that has not turned for this long is not alive
+_FIGURES_S = 5.0
+_FULL_S = 1.0  # after a write that found the disk full
 _TRAINING_PAUSE_S = 0.25  # between looks at the progress, however fast rewards come
 
 _logger = logging.getLogger(__name__)
@@ -99,7 +114,11 @@ class Daemon:
         self.config = config
         self.failed = asyncio.Event()
         """Set when the daemon must not go on: nothing can be stored any more."""
-        self._clock = clock or SystemClock()
+        self._clock = SteadyClock(clock or SystemClock())
+        self._state = "starting"
+        self._beat = self._clock.monotonic()
+        self._meters = Meters()
+        self._producers = Producers(self._clock)
         self._trainer_factory = trainer_factory
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
@@ -110,11 +129,17 @@ class Daemon:
         self._hub = Hub()
         self._tails = Tails()
         self._server: RpcServer | None = None
+        self._health: HealthServer | None = None
 
     @property
     def listeners(self) -> tuple[str, ...]:
         """Where the daemon listens; empty before the start."""
         return self._server.listeners if self._server else ()
+
+    @property
+    def metrics_address(self) -> str:
+        """Where /metrics is served; empty if it is not."""
+        return self._health.address if self._health else ""
 
     async def start(self) -> None:
         """Opens everything, brings the database up to date, and listens.
@@ -129,6 +154,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """Accepts nothing more, writes what was accepted, and gives the directory back."""
+        self._state = "stopping"
         await self._closing.aclose()
 
     async def _start(self) -> None:
@@ -138,12 +164,24 @@ class Daemon:
         lock = HomeLock(config.home)
         lock.acquire()
         self._closing.callback(lock.release)
+        self._serve_health()
         tokens, feature_key = Tokens(config.home), read_feature_key(config.home)
         encoder = choose(config.encoder, config.home, config.encoder_dir)
         began = self._clock.monotonic()
 
         # First what may be refused: the rest takes time.
-        self._server = RpcServer(config.home, config.listen, Gate(tokens, self._count))
+        disk = Disk(config.home, config.home / f"{DATABASE_NAME}.wal", self._clock)
+        self._admission = Admission(
+            _limits(config),
+            disk=disk,
+            broken=self._broken,
+            backlog=lambda: self._log.end - self._applier.applied,
+            clock=self._clock,
+            count=self._count,
+            observe=self._meters.observe_ack,
+        )
+        gate = Gate(tokens, self._count, self._admission)
+        self._server = RpcServer(config.home, config.listen, gate)
         self._closing.push_async_callback(self._server.stop, 0.0)
         self._server.bind()
         await self._open_storage()
@@ -163,7 +201,12 @@ class Daemon:
         # Without it, tools are found down anew; that is no reason not to start.
         await self._supervised(lambda: asyncio.to_thread(self._tools.load))
         self._watch(lookup, trainer, feature_key, encoder)
-
+        self._updates = Updates(
+            self._registry,
+            handshake=self._handshake(feature_key, encoder),
+            down=self._tools.down,
+            agents_down=self._tools.agents_down,
+        )
         vitals = Vitals(
             version=version(),
             uptime_s=lambda: self._clock.monotonic() - began,
@@ -172,12 +215,21 @@ class Daemon:
             trainer=lambda: trainer.status,
             listeners=lambda: self.listeners,
             counts=self._counts,
+            not_ready=self._admission.not_ready,
+            disk_free=disk.free,
+            log_start=lambda: self._log.start,
+            damages=lambda: self._log.damages,
+            producers=self._producers,
         )
+        self._vitals = vitals
         policies = self._register(self._server, lookup, feature_key, encoder, vitals)
         self._closing.push_async_callback(self._server.stop, _GRACE_S)
         self._closing.callback(policies.stop)
         self._closing.callback(self._tails.stop)
+        self._state = ""
         await self._server.start()
+        self._spawn(Pointer(config.home / "policies", self._updates, self._hub).run())
+        self._spawn(self._adoption.run())
         _logger.info("listening on %s", ", ".join(self.listeners))
 
     async def _open_storage(self) -> None:
@@ -185,9 +237,15 @@ class Daemon:
         log = SegmentLog(config.home / "log", segment_bytes=config.segment_bytes, clock=self._clock)
         self._log = log
         self._closing.push_async_callback(asyncio.to_thread, log.close)
+        if last := log.last():
+            written = log_pb2.LogRecord.FromString(last[1])
+            self._clock.not_before(written.received_unix_nano)
         path = config.home / DATABASE_NAME
         self._store = Store.open(path, aggregation=config.reward_aggregation)
         self._closing.push_async_callback(self._close_store)
+        if self._store.quarantined:
+            log.note_damage(self._store.quarantined, "the database could not be read")
+        self._store.on_set_aside = log.note_damage
         self._applier = Applier(self._store, log, decode=decode_traces)
         log.on_durable = self._applier.submit
         self._applier.start()
@@ -223,7 +281,7 @@ class Daemon:
 
         self._closing.callback(self._applier.subscribe(applied))
         config = self.config
-        housekeeping = Housekeeping(
+        self._housekeeping = Housekeeping(
             lookup,
             append=self._journal.append,
             clock=self._clock,
@@ -232,10 +290,20 @@ class Daemon:
             default_reward_after_s=config.default_reward_after_s,
         )
 
+        self._retention = Retention(
+            self._log,
+            self._store,
+            decode=decode_traces,
+            append=self._journal.append,
+            caught_up=self._caught_up,
+            clock=self._clock,
+            days=config.retention_days,
+        )
+
         async def train(job: TrainJob) -> TrainResult:
             return await asyncio.wrap_future(trainer.train(job))
 
-        retraining = Retraining(
+        self._retraining = Retraining(
             config,
             self._store,
             self._registry,
@@ -244,19 +312,21 @@ class Daemon:
             feature_key=feature_key,
             encoder=encoder,
             clock=self._clock,
+            warm=trainer.warm,
         )
-        retraining.clean()
-        self._spawn(self._keep_house(housekeeping))
-        self._spawn(self._keep_training(retraining))
+        self._retraining.clean()
+        self._spawn(self._keep_house(self._housekeeping))
+        self._spawn(self._keep_training(self._retraining))
         self._spawn(self._keep_watch())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
 
         async def end() -> None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # Again, if need be: wait_for of Python 3.11 may swallow a cancellation.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.1)
 
         self._closing.push_async_callback(end)
 
@@ -271,11 +341,13 @@ class Daemon:
     async def _keep_house(self, housekeeping: Housekeeping) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            self._beat = self._clock.monotonic()
             if self._log.failed:
                 _logger.critical("stopping: %s", self._log.failed)
                 self.failed.set()
                 return
-            for chore in (housekeeping.close_idle, housekeeping.give_defaults):
+            chores = (housekeeping.close_idle, housekeeping.give_defaults, self._retention.run_due)
+            for chore in chores:
                 # What the last turn wrote must be visible, or it would be written again.
                 if await self._caught_up():
                     await self._supervised(chore)
@@ -327,42 +399,32 @@ class Daemon:
         vitals: Vitals,
     ) -> PolicyService:
         server, journal, registry = rpc.server, self._journal, self._registry
-        config = self.config
         rewards = Rewards(
             lookup, append=journal.append, caught_up=self._caught_up, clock=self._clock
         )
-        handshake = policy_pb2.PolicyUpdate(
-            contract_version=semconv.CONTRACT_VERSION,
-            daemon_version=vitals.version,
-            feature_key=feature_key,
-            features=policy_pb2.FeatureSchema(
-                number=encoder.schema, encoder_sha256=encoder.sha256, encoder_size=encoder.size
-            ),
-            steering=policy_pb2.Steering(
-                control_share=config.control_share,
-                temperature=config.temperature,
-                floor=config.floor,
-                defer_floor=config.defer_floor,
-                top_k=config.top_k,
-                stale_after_s=config.stale_after_s,
-            ),
-        )
-        policies = PolicyService(registry, self._hub, handshake=handshake, down=self._tools.down)
+        policies = PolicyService(registry, self._hub, updates=self._updates)
         trajectories = TrajectoryService(
             self._store,
             registry,
             self._tails,
             features=encoder.featuriser(TextHasher(feature_key)),
         )
-        admin = AdminService(
-            config, self._store, registry, self._hub, vitals, down=self._tools.names_down
+        self._admin = AdminService(
+            self.config, self._store, registry, self._hub, vitals, down=self._tools.names_down
         )
-        server.add_generic_rpc_handlers((TraceService(journal, self._count).handler(),))
-        decision_pb2_grpc.add_DecisionServiceServicer_to_server(
-            DecisionService(journal, self._count), server
+        traces = TraceService(journal, self._count)
+        intake = Intake(
+            traces,
+            DecisionService(journal, self._count),
+            CatalogueService(journal, self._count),
+            rewards.report,
         )
-        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(
-            CatalogueService(journal, self._count), server
+        self._adoption = self._make_adoption(intake)
+        server.add_generic_rpc_handlers((traces.handler(),))
+        decision_pb2_grpc.add_DecisionServiceServicer_to_server(intake.decisions, server)
+        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(intake.catalogue, server)
+        producer_pb2_grpc.add_ProducerServiceServicer_to_server(
+            ProducerService(self._producers, self._count), server
         )
         reward_pb2_grpc.add_RewardServiceServicer_to_server(
             RewardService(rewards, self._count), server
@@ -372,33 +434,135 @@ class Daemon:
             ArtifactService(registry, encoder), server
         )
         trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return policies
 
+    def _handshake(self, feature_key: bytes, encoder: Choice) -> policy_pb2.PolicyUpdate:
+        return policy_pb2.PolicyUpdate(
+            contract_version=semconv.CONTRACT_VERSION,
+            daemon_version=version(),
+            feature_key=feature_key,
+            features=policy_pb2.FeatureSchema(
+                number=encoder.schema, encoder_sha256=encoder.sha256, encoder_size=encoder.size
+            ),
+            steering=_steering(self.config),
+        )
 
-def serve(config: DaemonConfig, ready: Callable[[str], None]) -> int:
-    """Runs a daemon until it is told to end; returns the exit code."""
-    return asyncio.run(_serve(config, ready))
+    def _make_adoption(self, intake: Intake) -> Adoption:
+        def note_damage(path: Path, reason: str, lost_bytes: int) -> None:
+            self._log.note_damage(path, reason, lost_bytes=lost_bytes)
+
+        return Adoption(
+            self.config.home / "spool",
+            intake,
+            hold=lambda: self._admission.not_ready() or self._admission.overloaded(),
+            clock=self._clock,
+            count=self._count,
+            note_damage=note_damage,
+        )
+
+    # ---- settings that change while it runs
+
+    def reload(self, config: DaemonConfig) -> None:
+        """Takes up what can change without a restart; raises ConfigError and changes nothing."""
+        names = changed(self.config, config)
+        fresh = reloaded(self.config, config)
+        self._retraining.configure(fresh)
+        self.config = self._admin.config = fresh
+        self._housekeeping.configure(
+            idle_ttl_s=fresh.idle_ttl_s,
+            default_reward=fresh.default_reward,
+            default_reward_after_s=fresh.default_reward_after_s,
+        )
+        self._retention.days = fresh.retention_days
+        self._admission.limits = _limits(fresh)
+        handshake = policy_pb2.PolicyUpdate()
+        handshake.CopyFrom(self._updates.handshake)
+        handshake.steering.CopyFrom(_steering(fresh))
+        self._updates.handshake = handshake
+        self._hub.ring_all()
+        waiting = [name for name in names if name not in RELOADABLE]
+        taken = [name for name in names if name in RELOADABLE]
+        _logger.info("settings reloaded; changed: %s", ", ".join(taken) or "nothing")
+        if waiting:
+            _logger.warning("settings that wait for a restart: %s", ", ".join(waiting))
+
+    # ---- what others may look at
+
+    def _broken(self) -> str:
+        if self._state:
+            return self._state
+        if self._log.failed:
+            return str(self._log.failed)
+        # A little later a write tries again: nothing else can tell that there is space.
+        if self._clock.monotonic() - self._log.full_at < _FULL_S:
+            return "the disk took no more; free some space"
+        return ""
+
+    def _serve_health(self) -> None:
+        if self.config.metrics is None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def metrics() -> Answer:
+            figures = asyncio.run_coroutine_threadsafe(self._figures(), loop).result(_FIGURES_S)
+            return 200, METRICS_TYPE, self._meters.text(figures)
+
+        pages = {
+            "/livez": lambda: verdict(self._stuck()),
+            "/readyz": lambda: verdict(self._state or self._admission.not_ready()),
+            "/metrics": metrics,
+        }
+        self._health = HealthServer(self.config.metrics, pages)
+        self._closing.callback(self._health.close)
+        self._health.start()
+
+    def _stuck(self) -> str:
+        if self._state:
+            return ""
+        silent_s = self._clock.monotonic() - self._beat
+        return f"the event loop has not turned for {silent_s:.0f} s" if silent_s > _STUCK_S else ""
+
+    async def _figures(self) -> Figures:
+        if self._state:
+            return Figures(not_ready=self._state)
+        vitals, registry = self._vitals, self._registry
+        return Figures(
+            not_ready=vitals.not_ready(),
+            counters=dict(Counter(await asyncio.to_thread(self._stored_counters)) + self._counts),
+            produced=self._producers.sums(),
+            producers=len(self._producers.newest()),
+            subscribers=len(self._hub),
+            log_start=vitals.log_start(),
+            log_end=vitals.log_end(),
+            log_applied=vitals.applied(),
+            commit_s=self._log.commit_s,
+            waiting_bytes=self._admission.waiting_bytes,
+            disk_free=vitals.disk_free(),
+            damages=len(tuple(vitals.damages())),
+            trainer=vitals.trainer(),
+            live=[(v.scope.agent, v.scope.agent_name, v.version) for v in registry.book.live()],
+        )
+
+    def _stored_counters(self) -> dict[str, int]:
+        with self._store.reading() as cursor:
+            return counters(cursor)
 
 
-async def _serve(config: DaemonConfig, ready: Callable[[str], None]) -> int:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    daemon = Daemon(config)
-    await daemon.start()
-    try:
-        ready(f"agentgym-daemon {version()} is ready on {', '.join(daemon.listeners)}")
-        await _first(ended.wait(), daemon.failed.wait())
-    finally:
-        _logger.info("stopping")
-        await daemon.stop()
-    return 1 if daemon.failed.is_set() else 0
+def _limits(config: DaemonConfig) -> Limits:
+    return Limits(
+        min_free_bytes=config.min_free_bytes,
+        max_backlog_bytes=config.max_backlog_bytes,
+        quota_bytes_per_s=config.quota_bytes_per_s,
+    )
 
 
-async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
-    tasks = [asyncio.create_task(one) for one in awaited]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
+def _steering(config: DaemonConfig) -> policy_pb2.Steering:
+    return policy_pb2.Steering(
+        control_share=config.control_share,
+        temperature=config.temperature,
+        floor=config.floor,
+        defer_floor=config.defer_floor,
+        top_k=config.top_k,
+        stale_after_s=config.stale_after_s,
+    )

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from agentgym_daemon.doctor import Check
 
 OK, FAILED, USAGE, HELD = 0, 1, 2, 75
-NEEDS_EXTRA = frozenset(("duckdb", "torch", "psutil", "zstandard", "safetensors", "pydantic"))
+NEEDS_EXTRA = frozenset(
+    ("duckdb", "torch", "psutil", "zstandard", "safetensors", "pydantic", "prometheus_client")
+)
 GUESTS = {
     "demo": ("agentgym_daemon.demo.cli", "three agents learn to choose tools while they run"),
     "bench": ("agentgym_daemon.bench.cli", "measure, by name"),
@@ -132,7 +134,7 @@ def _config(options: argparse.Namespace) -> DaemonConfig:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from agentgym_daemon.app import serve
+    from agentgym_daemon.serving import serve
 
     logging.basicConfig(
         level=options.log_level.upper(),
@@ -143,7 +145,7 @@ def _serve(options: argparse.Namespace) -> int:
     def ready(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    return serve(_config(options), ready)
+    return serve(_config(options), ready, lambda: _config(options))
 
 
 def _rebuild(options: argparse.Namespace) -> int:

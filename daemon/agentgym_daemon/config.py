@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,7 +61,46 @@ class DaemonConfig:
     trainer_memory_bytes: int
     trainer_nice: int
     segment_bytes: int
+    retention_days: float
+    min_free_bytes: int
+    max_backlog_bytes: int
+    quota_bytes_per_s: float
+    metrics: str | None
     seed: int
+
+
+RELOADABLE = frozenset(
+    (
+        "control_share",
+        "temperature",
+        "floor",
+        "defer_floor",
+        "top_k",
+        "stale_after_s",
+        "retrain_trajectories",
+        "retrain_minutes",
+        "learning",
+        "seed",
+        "default_reward",
+        "default_reward_after_s",
+        "idle_ttl_s",
+        "retention_days",
+        "min_free_bytes",
+        "max_backlog_bytes",
+        "quota_bytes_per_s",
+    )
+)
+"""Settings that a running daemon takes up; the others need a restart."""
+
+
+def changed(old: DaemonConfig, new: DaemonConfig) -> list[str]:
+    """Names of the settings that differ, in the order of the table."""
+    return [s.name for s in SETTINGS if getattr(old, s.name) != getattr(new, s.name)]
+
+
+def reloaded(old: DaemonConfig, new: DaemonConfig) -> DaemonConfig:
+    """The old settings with what a running daemon takes up of the new ones."""
+    return replace(old, **{name: getattr(new, name) for name in RELOADABLE})
 
 
 def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> DaemonConfig:
@@ -379,6 +418,42 @@ SETTINGS: tuple[Setting, ...] = (
         _integer(4096),
         64 * 2**20,
         "Size at which a segment of the log is sealed and compressed.",
+    ),
+    Setting(
+        "retention_days",
+        "AGENTGYM_DAEMON_RETENTION_DAYS",
+        _number(0, _INFINITY),
+        30.0,
+        "Days after which trajectories are deleted, rows and log together; 0 keeps them.",
+    ),
+    Setting(
+        "min_free_bytes",
+        "AGENTGYM_DAEMON_MIN_FREE_BYTES",
+        _integer(0),
+        512 * 2**20,
+        "Free disk space below which nothing more is taken; 0 = no limit.",
+    ),
+    Setting(
+        "max_backlog_bytes",
+        "AGENTGYM_DAEMON_MAX_BACKLOG_BYTES",
+        _integer(0),
+        2**30,
+        "Bytes that the database may lag behind the log before agents are told to wait; "
+        "0 = no limit.",
+    ),
+    Setting(
+        "quota_bytes_per_s",
+        "AGENTGYM_DAEMON_QUOTA_BYTES_PER_S",
+        _number(0, _INFINITY),
+        float(32 * 2**20),
+        "Bytes per second that one sender may send, with bursts of two seconds; 0 = no limit.",
+    ),
+    Setting(
+        "metrics",
+        "AGENTGYM_DAEMON_METRICS",
+        _listen,
+        None,
+        "Serve /metrics, /livez and /readyz over HTTP, HOST:PORT on loopback; default: off.",
     ),
     Setting(
         "seed",

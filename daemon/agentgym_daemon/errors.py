@@ -6,6 +6,10 @@ DaemonError
 │   └── DirectoryHeldError    another daemon holds it
 ├── ListenError           an address cannot be listened on
 ├── StorageError          the log or the database failed
+│   └── StorageFullError      the disk takes no more for now (also a RefusedForNowError)
+├── RefusedForNowError    the same call may pass a little later
+│   ├── NotReadyError         facts cannot be kept, or come faster than they are kept
+│   └── QuotaError            one sender sends more than its share
 ├── NotFoundError         nothing has this id or key
 ├── AmbiguousKeyError     several unrewarded trajectories have this key
 ├── InvalidRewardError    a reward is not a number in [0, 1], or names nothing
@@ -54,6 +58,26 @@ class ListenError(DaemonError, OSError):
 
 class StorageError(DaemonError):
     """The log or the database failed; nothing that it did not confirm may be taken as stored."""
+
+
+class RefusedForNowError(DaemonError):
+    """The same call may pass after `retry_after_s`."""
+
+    def __init__(self, reason: str, *, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class StorageFullError(StorageError, RefusedForNowError):
+    """The disk takes no more for now; nothing of this call was stored."""
+
+
+class NotReadyError(RefusedForNowError):
+    """Facts cannot be kept now, or come faster than they are kept."""
+
+
+class QuotaError(RefusedForNowError):
+    """One sender sends more than its share."""
 
 
 class NotFoundError(DaemonError, LookupError):

@@ -18,6 +18,7 @@ from agentgym_daemon.config import DaemonConfig
 from agentgym_daemon.encoders.choice import Choice
 from agentgym_daemon.errors import ConfigError, DirectoryError, PolicyStateError
 from agentgym_daemon.learning import schedule
+from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
 from agentgym_daemon.policies.book import scope_key, scope_of
@@ -52,17 +53,24 @@ class Retraining:
         feature_key: bytes,
         encoder: Choice,
         clock: Clock,
+        warm: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._store = store
         self._registry = registry
         self._train = train
+        self._warm = warm  # called once there is something to learn from
         self._append = append
         self._feature_key = feature_key
         self._encoder = encoder
         self._clock = clock
         self._directory = config.home / "training"
         self._settings = settings_of(config)
+
+    def configure(self, config: DaemonConfig) -> None:
+        """Takes up new settings; they hold from the next training. Raises ConfigError."""
+        self._settings = settings_of(config)
+        self._config = config
 
     def clean(self) -> None:
         """Removes what a training left that did not end."""
@@ -71,6 +79,8 @@ class Retraining:
     async def run_due(self) -> list[log_pb2.TrainingRun]:
         """Trains every scope that is due now, one after the other."""
         progress = await asyncio.to_thread(self._progress)
+        if any(row.rewarded for row in progress):
+            self._warm()
         return [await self._run(row) for row in progress if self._is_due(row)]
 
     def _progress(self) -> list[Progress]:
@@ -87,13 +97,15 @@ class Retraining:
         )
 
     async def _run(self, row: Progress) -> log_pb2.TrainingRun:
-        began = self._clock.monotonic()
+        began, phases = self._clock.monotonic(), Phases(self._clock.monotonic)
         scope = scope_of(row.scope)
         version = self._registry.book.next_version()
         _log.info("training %s of %s on %d rewarded", version, scope_key(scope), row.rewarded)
         try:
-            result = await self._train_once(row, version)
-            verdict, report = await self._conclude(scope, result)
+            result = await self._train_once(row, version, phases)
+            with phases("register"):
+                verdict, report = await self._conclude(scope, result)
+            report["seconds"] = {**phases.seconds, **result.seconds}
         except (OSError, SnapshotError, DirectoryError) as error:
             _log.exception("training %s failed", version)
             verdict, report = FAILED, {"error": str(error)}
@@ -114,7 +126,7 @@ class Retraining:
         with self._store.reading() as cursor:
             return imported(cursor, row.scope)
 
-    async def _train_once(self, row: Progress, version: str) -> TrainResult:
+    async def _train_once(self, row: Progress, version: str, phases: Phases) -> TrainResult:
         job = TrainJob(
             snapshot=self._directory / f"{version}.snapshot",
             out=self._directory / f"{version}.safetensors",
@@ -126,7 +138,8 @@ class Retraining:
             settings=self._settings,
         )
         try:
-            await asyncio.to_thread(self._export, row, job.snapshot)
+            with phases("export"):
+                await asyncio.to_thread(self._export, row, job.snapshot)
             return await self._train(job)
         finally:
             with contextlib.suppress(OSError):

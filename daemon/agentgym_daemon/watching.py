@@ -23,7 +23,11 @@ from agentgym_daemon.store.training import ended_trajectories, recent_trajectori
 _log = logging.getLogger(__name__)
 
 REPLAYED = 2_000
-"""Trajectories per scope that a start looks back at."""
+"""Trajectories per scope that a start looks back at.
+
+Fewer than a training replays (20,000): what broke longer ago is known from the calls since, and a
+start must not take long.
+"""
 _REMEMBERED = 20_000
 
 
@@ -71,6 +75,10 @@ class ToolWatch:
         """Fingerprints of the tools that the agent's scopes should leave out."""
         found = [tools for scope, tools in self._down.items() if scope.agent == agent]
         return sorted({tool for tools in found for tool in tools})
+
+    def agents_down(self) -> set[str]:
+        """Agents that should leave out any tool."""
+        return {scope.agent for scope, tools in self._down.items() if tools}
 
     def names_down(self, scope: Scope) -> list[str]:
         """Names of the tools of a scope that are down."""

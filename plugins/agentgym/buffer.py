@@ -1,31 +1,19 @@
-"""Bounded memory between the agent and the sender: drops whole oldest trajectories, and counts.
+"""What the recorder hands over, until the sender takes it: one append per item, no lock.
 
-The conservation law, per kind of item: produced = acked + pending + dropped.
+The sender empties it a few times a second. Should it not get to that (a starved thread, an import
+that hangs), whole oldest trajectories are dropped above the limit, and counted.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
-from agentgym.items import Item, RewardItem, SpanItem, StepItem, TaskItem
+from agentgym.items import Item, SpanItem, TaskItem
+from agentgym.ledger import KIND, Ledger
 
-_BASE_BYTES = 600  # rough size of one item with its attributes
-_REMEMBERED_DROPS = 10_000
-_NO_TRAJECTORY = b""  # rewards by key: the daemon finds their trajectory
-
-
-def kind_of(item: Item) -> str:
-    """The counter an item belongs to."""
-    match item:
-        case SpanItem():
-            return "spans"
-        case StepItem():
-            return "decisions"
-        case TaskItem():
-            return "features"
-        case RewardItem():
-            return "rewards"
+_BASE_BYTES = 800  # rough size of one item with its attributes
+_FIRST_LOOK = 1024
 
 
 def size_of(item: Item) -> int:
@@ -38,92 +26,77 @@ def size_of(item: Item) -> int:
     return _BASE_BYTES
 
 
-class Buffer:
-    """Items grouped by trajectory, oldest first; `put` takes no longer than a dict access."""
+def kinds(items: Iterable[Item]) -> Counter[str]:
+    """How many of each kind."""
+    return Counter(KIND[type(item)] for item in items)
 
-    def __init__(self, limit_bytes: int) -> None:
+
+class Inbox:
+    """Items in order of their ends; any thread puts, one drains."""
+
+    def __init__(self, limit_bytes: int, ledger: Ledger) -> None:
         self.limit_bytes = limit_bytes
-        self.bytes = 0
-        self.counters: Counter[str] = Counter()
-        self.wake = threading.Event()
-        self.pending: Counter[str] = Counter()
-        self._groups: OrderedDict[bytes, deque[Item]] = OrderedDict()
-        self._dropped: OrderedDict[bytes, None] = OrderedDict()
+        self.ledger = ledger
+        self.on_shed: Callable[[set[bytes]], None] | None = None
+        """Told which trajectories were dropped, so that their later items are too."""
+        self._items: deque[Item] = deque()
+        self._look_at = _FIRST_LOOK
         self._closed = ""
-        # Re-entrant: a signal handler or finaliser may end a run while this thread is in `put`.
-        self._settled = threading.Condition(threading.RLock())
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Takes one item; above the limit the oldest trajectory goes, whole."""
-        with self._settled:
-            kind = kind_of(item)
-            self.counters[f"produced.{kind}"] += 1
-            self.pending[kind] += 1
-            if self._closed:
-                self.count("dropped", item, self._closed)
-                return
-            if item.trajectory_id in self._dropped:
-                self.count("dropped", item, "buffer_full")
-                return
-            self._groups.setdefault(item.trajectory_id, deque()).append(item)
-            if item.trajectory_id == _NO_TRAJECTORY:
-                self._groups.move_to_end(_NO_TRAJECTORY)  # behind the trajectories it may mean
-            self.bytes += size_of(item)
-            while self.bytes > self.limit_bytes and self._groups:
-                self._drop_oldest()
-        self.wake.set()
+        """Takes one item."""
+        self._items.append(item)
+        if len(self._items) > self._look_at:
+            self._crowded()
+        if self._closed:
+            self.close(self._closed)
 
-    def _drop_oldest(self) -> None:
-        trajectory_id, items = self._groups.popitem(last=False)
-        for item in items:
-            self.bytes -= size_of(item)
-            self.count("dropped", item, "buffer_full")
-        if trajectory_id != _NO_TRAJECTORY:
-            self._dropped[trajectory_id] = None
-            while len(self._dropped) > _REMEMBERED_DROPS:
-                self._dropped.popitem(last=False)
-
-    def take(self, limit: int) -> list[Item]:
-        """Up to about `limit` items, in order; they stay pending until they are counted."""
-        taken: list[Item] = []
-        with self._settled:
-            while self._groups and len(taken) < limit:
-                _, items = self._groups.popitem(last=False)
-                taken.extend(items)
-            self.bytes -= sum(size_of(item) for item in taken)
-            if not self._groups:
-                self.wake.clear()
+    def drain(self, limit: int = 1 << 60) -> list[Item]:
+        """Up to `limit` items, in order; from here on they count as pending."""
+        with self.ledger.lock:
+            n = min(len(self._items), limit)
+            taken = [self._items.popleft() for _ in range(n)]
+            self.ledger.arrived(taken)
+        if not self._items:
+            self._look_at = _FIRST_LOOK
         return taken
-
-    def count(self, what: str, item: Item, reason: str = "") -> None:
-        """Counts a pending item as acked or dropped."""
-        with self._settled:
-            kind = kind_of(item)
-            self.counters[f"{what}.{kind}" + (f".{reason}" if reason else "")] += 1
-            self.pending[kind] -= 1
-            if not self.pending.total():
-                self._settled.notify_all()
-
-    def wait_settled(self, timeout_s: float) -> bool:
-        """Waits until nothing is pending; False on timeout."""
-        with self._settled:
-            return self._settled.wait_for(lambda: not self.pending.total(), timeout_s)
 
     def close(self, reason: str) -> None:
         """Drops all that is here and all that will come, counted under `reason`."""
-        with self._settled:
-            self._closed = reason
-            for item in self.take(1 << 60):
-                self.count("dropped", item, reason)
+        self._closed = reason
+        self.ledger.dropped(kinds(self.drain()), reason)
 
     def report(self) -> dict[str, int]:
-        """All counters, for people and tests."""
-        with self._settled:
-            waiting = {f"pending.{kind}": n for kind, n in self.pending.items() if n}
-            return dict(self.counters) | waiting
+        """All counters of the ledger, with what lies here."""
+        with self.ledger.lock:
+            return self.ledger.report(self._items.copy())  # one step under the GIL
 
-    def reset_after_fork(self, closed: str) -> None:
-        """In a forked child: what the parent produced is the parent's to send."""
-        limit_bytes = self.limit_bytes
-        Buffer.__init__(self, limit_bytes)
-        self._closed = closed
+    def _crowded(self) -> None:
+        # Weighed only now and then: more than a `len` for every item would cost the host.
+        with self.ledger.lock:
+            sizes: Counter[bytes] = Counter()
+            for item in self._items.copy():
+                sizes[item.trajectory_id] += size_of(item)
+            if sizes.total() > self.limit_bytes:
+                self._shed(sizes)
+            self._look_at = max(_FIRST_LOOK, 2 * len(self._items))
+
+    def _shed(self, sizes: Counter[bytes]) -> None:
+        doomed, excess = set(), sizes.total() - self.limit_bytes // 2
+        for trajectory_id, size in sizes.items():  # in order of their first item
+            if excess <= 0:
+                break
+            doomed.add(trajectory_id)
+            excess -= size
+        items = self.drain()
+        self._items.extendleft(
+            reversed([item for item in items if item.trajectory_id not in doomed])
+        )
+        lost = kinds(item for item in items if item.trajectory_id in doomed)
+        self.ledger.returned(kinds(items) - lost)
+        self.ledger.dropped(lost, "buffer_full")
+        if self.on_shed is not None:
+            self.on_shed(doomed)

@@ -216,8 +216,23 @@ SETTINGS: tuple[Setting, ...] = (
         "buffer_bytes",
         "AGENTGYM_BUFFER_BYTES",
         _bytes,
-        16 * 2**20,
-        "Memory for what could not be sent yet; whole oldest trajectories are dropped above it.",
+        8 * 2**20,
+        "Memory for what is not sent yet and cannot be spooled; whole oldest trajectories are "
+        "dropped above it.",
+    ),
+    Setting(
+        "spool",
+        "AGENTGYM_SPOOL",
+        _bool,
+        True,
+        "Keep what cannot be sent in files below $AGENTGYM_HOME/spool until the daemon takes it.",
+    ),
+    Setting(
+        "spool_bytes",
+        "AGENTGYM_SPOOL_BYTES",
+        _bytes,
+        256 * 2**20,
+        "Largest size of this process's spool; whole oldest trajectories are dropped above it.",
     ),
     Setting(
         "exit_timeout_s",
@@ -257,6 +272,8 @@ class Config:
     capture_content: bool
     stale_after_s: float | None
     buffer_bytes: int
+    spool: bool
+    spool_bytes: int
     exit_timeout_s: float
     seed: int | None
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from agentgym import semconv
 from agentgym.errors import DaemonError
+from agentgym.wire import fields
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
+_RETRY_INFO = "google.rpc.retryinfo-bin"
+_LONGEST_RETRY_S = 60.0
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.enable_http_proxy", 0),  # the daemon is local; a host's proxy settings are not for it
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -27,7 +32,18 @@ _OPTIONS: Sequence[tuple[str, int]] = (
 
 def open_channel(endpoint: str) -> grpc.Channel:
     """A channel to `unix:PATH` or `HOST:PORT`; connects on first use."""
-    return grpc.insecure_channel(endpoint, options=list(_OPTIONS))
+    channel = grpc.insecure_channel(endpoint, options=list(_OPTIONS))
+    _hide_from_forks(channel)
+    return channel
+
+
+def _hide_from_forks(channel: grpc.Channel) -> None:
+    # With GRPC_ENABLE_FORK_SUPPORT=1 grpc closes every channel that it knows in a forked child, and
+    # that waits for ever for a lock if a call was in flight. Our children never touch the channel.
+    with contextlib.suppress(ImportError, AttributeError, KeyError):
+        from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, unstubbed
+
+        cygrpc.fork_unregister_channel(channel)
 
 
 def read_token(path: Path) -> str:
@@ -65,3 +81,22 @@ def status_name(error: grpc.RpcError) -> str:
     """The gRPC status name of a failed call."""
     code = error.code() if hasattr(error, "code") else None
     return code.name if code is not None else "UNKNOWN"
+
+
+def retry_delay_s(error: grpc.RpcError) -> float | None:
+    """When the daemon asks to be tried again (google.rpc.RetryInfo), if it says so."""
+    trailing: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    for key, value in trailing or ():
+        if key == _RETRY_INFO and isinstance(value, bytes):
+            return _delay_s(value)
+    return None
+
+
+def _delay_s(retry_info: bytes) -> float | None:
+    try:
+        durations = [value for number, value, _ in fields(retry_info) if number == 1]
+        parts = {n: value for n, value, _ in fields(bytes(durations[-1]))}
+        delay_s = int(parts.get(1, 0)) + int(parts.get(2, 0)) / 1e9
+    except (IndexError, ValueError, TypeError):
+        return None
+    return min(delay_s, _LONGEST_RETRY_S)

@@ -1,31 +1,29 @@
-"""Recorder items as protobuf messages: OTLP spans, decisions, features, rewards."""
+"""Recorder items as bytes on the wire: OTLP spans, decisions, features, rewards, tools.
+
+Each `*_entry` is one tagged, length-delimited field of the request that carries it, so requests are
+put together by joining bytes. Spans, nine tenths of all items, are written by hand; the rest goes
+through protobuf's own classes.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from typing import TYPE_CHECKING, Any
 
 from agentgym import semconv
-from agentgym.config import Mode
 from agentgym.items import RewardItem, SpanItem, StepItem
-from agentgym.policy.features import TextVector
-from agentgym.proto.v1 import common_pb2, decision_pb2, reward_pb2
-from agentgym.trajectory import Decision, Tool
+from agentgym.messages import reward_message, step_message, tool_message
+from agentgym.policy.messages import features_message
+from agentgym.trajectory import Tool
 from agentgym.version import VERSION
+from agentgym.wire import BYTES, FIXED64, VARINT, entry, tag, text, varint
+
+if TYPE_CHECKING:
+    from agentgym.policy.features import TextVector
 
 _INT64 = 2**63
-_MODES = {
-    Mode.OBSERVE: common_pb2.MODE_OBSERVE,
-    Mode.SHADOW: common_pb2.MODE_SHADOW,
-    Mode.ADVISE: common_pb2.MODE_ADVISE,
-    Mode.STEER: common_pb2.MODE_STEER,
-}
 
 
 def resource_attributes(
@@ -44,151 +42,160 @@ def resource_attributes(
     return labels
 
 
-def spans_request(spans: Iterable[Span], resource: Mapping[str, str]) -> ExportTraceServiceRequest:
-    """An OTLP request with all spans under one resource and scope."""
-    request = ExportTraceServiceRequest()
-    group = request.resource_spans.add(schema_url=semconv.SCHEMA_URL)
-    group.resource.attributes.extend(_attribute(k, v) for k, v in resource.items())
-    scope = group.scope_spans.add(schema_url=semconv.SCHEMA_URL)
-    scope.scope.name = semconv.SCOPE_NAME
-    scope.scope.version = VERSION
-    scope.spans.extend(spans)
-    return request
+# ---- spans: opentelemetry/proto/trace/v1/trace.proto and common.proto
 
+_RESOURCE_SPANS = tag(1, BYTES)  # of ExportTraceServiceRequest
+_SCOPE_SPANS = tag(2, BYTES)  # of ResourceSpans
+_SCHEMA_URL = entry(tag(3, BYTES), text(semconv.SCHEMA_URL))  # of ResourceSpans and ScopeSpans
+_SCOPE = entry(
+    tag(1, BYTES),
+    entry(tag(1, BYTES), text(semconv.SCOPE_NAME)) + entry(tag(2, BYTES), text(VERSION)),
+)
+_SPAN = tag(2, BYTES)  # of ScopeSpans
+_TRACE_ID, _SPAN_ID, _PARENT_ID, _NAME = (tag(field, BYTES) for field in (1, 2, 4, 5))
+# kind = SPAN_KIND_INTERNAL, then start and end
+_TIMES = struct.Struct("<2scQcQ")
+_KIND, _START, _END = tag(6, VARINT) + b"\x01", tag(7, FIXED64), tag(8, FIXED64)
+_ATTRIBUTE = tag(9, BYTES)
+_ERROR = entry(tag(15, BYTES), tag(3, VARINT) + b"\x02")  # status.code = STATUS_CODE_ERROR
+_KEY, _VALUE = tag(1, BYTES), tag(2, BYTES)  # of KeyValue
+_STRING, _BOOL, _INT = tag(1, BYTES), tag(2, VARINT), tag(3, VARINT)  # of AnyValue
+_DOUBLE = struct.Struct("<cd")
+_DOUBLE_TAG = tag(4, FIXED64)
 
-def span_message(item: SpanItem) -> Span:
-    """A span as OTLP."""
-    span = Span(
-        trace_id=item.trajectory_id,
-        span_id=item.span_id,
-        parent_span_id=item.parent_id,
-        name=_clean(item.name),
-        kind=Span.SPAN_KIND_INTERNAL,
-        start_time_unix_nano=item.start_ns,
-        end_time_unix_nano=item.end_ns,
-        attributes=[_attribute(k, v) for k, v in item.attributes.items()],
+_keys: dict[str, bytes] = {}
+_repeated: dict[tuple[str, str], bytes] = {}
+_REPEATED = frozenset(
+    (
+        semconv.OPERATION_NAME,
+        semconv.PROVIDER_NAME,
+        semconv.AGENT_NAME,
+        semconv.REQUEST_MODEL,
+        semconv.RESPONSE_MODEL,
+        semconv.TOOL_NAME,
+        semconv.ERROR_TYPE,
+        semconv.AGENT,
+        semconv.AGENT_PATH,
+        semconv.FRAMEWORK,
+        semconv.MODE,
+        semconv.ASSIGNMENT,
+        semconv.POLICY_VERSION,
+        semconv.ARM,
+        semconv.FALLBACK_REASON,
+        semconv.INCOMPLETE,
     )
+)
+"""Attributes whose values come again and again: they are encoded once."""
+_MOST_KEPT = 4096
+
+
+def span_entry(item: SpanItem) -> bytes:
+    """A span as a field of ScopeSpans."""
+    pairs = item.attributes.items()
+    try:
+        attributes = [_repeated.get(pair) or _attribute(*pair) for pair in pairs]
+    except TypeError:  # a value without a hash
+        attributes = [_attribute(*pair) for pair in pairs]
     if item.error:
-        span.attributes.append(_attribute(semconv.ERROR_TYPE, item.error))
-        span.status.code = Status.STATUS_CODE_ERROR
-    return span
+        attributes.append(_attribute(semconv.ERROR_TYPE, item.error))
+        attributes.append(_ERROR)
+    name = text(item.name)
+    span = b"".join(
+        (
+            _id(_TRACE_ID, item.trajectory_id),
+            _id(_SPAN_ID, item.span_id),
+            _id(_PARENT_ID, item.parent_id),
+            _NAME,
+            varint(len(name)),
+            name,
+            _times(item.start_ns, item.end_ns),
+            *attributes,
+        )
+    )
+    return _SPAN + varint(len(span)) + span
 
 
-def _attribute(key: str, value: Any) -> KeyValue:
-    return KeyValue(key=_clean(key), value=_value(value))
+def _id(prefix: bytes, value: bytes) -> bytes:
+    return prefix + varint(len(value)) + value if value else b""
 
 
-def _clean(text: str) -> str:
-    # Lone surrogates would make the whole message unencodable.
-    return text.encode("utf-8", "replace").decode()
+def _times(start_ns: int, end_ns: int) -> bytes:
+    try:
+        return _TIMES.pack(_KIND, _START, start_ns, _END, end_ns)
+    except struct.error as error:
+        raise ValueError(f"expected times as 64 bits of nanoseconds: {error}") from error
 
 
-def _value(value: Any) -> AnyValue:
+def _attribute(key: str, value: Any) -> bytes:
+    prefix = _keys.get(key) or _remember(_keys, key, entry(_KEY, text(key)) + _VALUE)
+    encoded = _value(value)
+    pair = prefix + varint(len(encoded)) + encoded
+    made = _ATTRIBUTE + varint(len(pair)) + pair
+    if key in _REPEATED and type(value) is str and len(made) < 256:
+        _remember(_repeated, (key, value), made)
+    return made
+
+
+def _remember(known: dict[Any, bytes], key: Any, value: bytes) -> bytes:
+    if len(known) >= _MOST_KEPT:
+        known.clear()
+    known[key] = value
+    return value
+
+
+def _value(value: Any) -> bytes:
+    """An AnyValue; what OTLP has no kind for travels as text."""
+    if type(value) is str:
+        encoded = text(value)
+        return _STRING + varint(len(encoded)) + encoded
     match value:
         case bool():
-            return AnyValue(bool_value=value)
+            return _BOOL + varint(value)
         case int() if -_INT64 <= value < _INT64:
-            return AnyValue(int_value=value)
+            return _INT + varint(value % 2**64)
         case float():
-            return AnyValue(double_value=value)
-        case _:
-            return AnyValue(string_value=_clean(str(value)))
+            return _DOUBLE.pack(_DOUBLE_TAG, value)
+    return entry(_STRING, text(str(value)))
 
 
-def step_message(item: StepItem, feature_schema: int) -> decision_pb2.DecisionRecord:
-    """A step as a DecisionRecord; `feature_schema` is that of a step which names none."""
-    decision = item.decision
-    record = decision_pb2.DecisionRecord(
-        decision_id=item.span_id,
-        trajectory_id=item.trajectory_id,
-        step=item.step,
-        scope=common_pb2.Scope(
-            agent=_clean(item.agent),
-            agent_name=_clean(item.agent_name),
-            feature_schema=item.feature_schema or feature_schema,
-        ),
-        agent_path=[_clean(name) for name in item.agent_path],
-        time_unix_nano=item.time_ns,
-        mode=_MODES[item.mode],
-        assignment=int(item.assignment),  # type: ignore[arg-type]  # IntEnum with equal values
-        assignment_probability=item.assignment_probability,
-        fallback=int(item.fallback),  # type: ignore[arg-type]  # IntEnum with equal values
-        policy_version=item.policy_version,
-        offered=[tool.fingerprint for tool in item.offered],
-        allowed=item.allowed,
-        shown=item.shown,
-        arm=-1 if decision is None else decision.arm,
-        history=[decision_pb2.PastCall(tool=c.tool, error=c.error) for c in item.history],
-        features_id=item.features_id,
-        called=[_clean(name) for name in item.called],
-        completed=item.completed,
-        force=item.force,
+def resource_head(resource: Mapping[str, str]) -> bytes:
+    """What a request's spans share, for `export_request`."""
+    attributes = (
+        entry(tag(1, BYTES), entry(_KEY, text(k)) + entry(_VALUE, _value(v)))
+        for k, v in resource.items()
     )
-    if decision is not None:
-        _add_decision(record, decision)
-    return record
+    return entry(tag(1, BYTES), b"".join(attributes)) + _SCHEMA_URL
 
 
-def _add_decision(record: decision_pb2.DecisionRecord, decision: Decision) -> None:
-    record.arm_propensity = decision.propensity
-    record.down.extend(decision.down)
-    record.temperature = decision.temperature
-    record.floor = decision.floor
-    record.defer_floor = decision.defer_floor
-    record.top_k = decision.top_k
-    record.greedy = decision.greedy
-    record.support.extend(
-        decision_pb2.Arm(
-            kind=int(arm.kind),  # type: ignore[arg-type]  # IntEnum with equal values
-            tools=arm.tools,
-            score=arm.score,
-            probability=arm.probability,
-        )
-        for arm in decision.support
-    )
+def export_request(head: bytes, spans: Iterable[bytes]) -> bytes:
+    """An ExportTraceServiceRequest of span entries under one resource and our scope."""
+    scope = entry(_SCOPE_SPANS, b"".join((_SCOPE, _SCHEMA_URL, *spans)))
+    return entry(_RESOURCE_SPANS, head + scope)
 
 
-def features_message(
+# ---- decisions, features, rewards, tools
+
+_FIRST, _SECOND = tag(1, BYTES), tag(2, BYTES)
+
+
+def step_entry(item: StepItem, feature_schema: int) -> bytes:
+    """A step as a field of RecordRequest; `feature_schema` is that of a step which names none."""
+    return entry(_FIRST, step_message(item, feature_schema).SerializeToString())
+
+
+def features_entry(
     trajectory_id: bytes, features_id: bytes, vector: TextVector, feature_schema: int
-) -> decision_pb2.TaskFeatures:
-    """A task vector as it travels."""
-    embedding = vector.embedding
-    return decision_pb2.TaskFeatures(
-        features_id=features_id,
-        trajectory_id=trajectory_id,
-        feature_schema=feature_schema,
-        index=vector.index.tolist(),
-        quantised=vector.quantised.tobytes(),
-        scale=vector.scale,
-        embedding=embedding.quantised.tobytes() if embedding else b"",
-        embedding_scale=embedding.scale if embedding else 0.0,
-    )
+) -> bytes:
+    """A task vector as a field of RecordRequest."""
+    message = features_message(trajectory_id, features_id, vector, feature_schema)
+    return entry(_SECOND, message.SerializeToString())
 
 
-def tool_message(tool: Tool) -> common_pb2.Tool:
-    """A catalogue entry; an unserialisable schema travels as an empty one."""
-    try:
-        parameters = json.dumps(tool.parameters, sort_keys=True, default=str)
-    except (TypeError, ValueError, RecursionError):
-        parameters = "{}"
-    return common_pb2.Tool(
-        fingerprint=tool.fingerprint,
-        name=_clean(tool.name),
-        description=_clean(tool.description),
-        parameters_json=parameters,
-    )
+def reward_entry(item: RewardItem) -> bytes:
+    """A reward as a field of ReportRequest."""
+    return entry(_FIRST, reward_message(item).SerializeToString())
 
 
-def reward_message(item: RewardItem) -> reward_pb2.Reward:
-    """A reward as it is reported."""
-    return reward_pb2.Reward(
-        trajectory_id=item.trajectory_id,
-        key=_clean(item.key),
-        agent=_clean(item.agent),
-        value=item.value,
-        name=_clean(item.name),
-        source=_clean(item.source),
-        idempotency_key=_clean(item.idempotency_key),
-        reason=_clean(item.reason),
-        time_unix_nano=item.time_ns,
-    )
+def tool_entry(tool: Tool) -> bytes:
+    """A catalogue entry as a field of PutRequest."""
+    return entry(_SECOND, tool_message(tool).SerializeToString())

@@ -12,8 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -73,13 +72,9 @@ class Guard:
         """Another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
 
-    @contextmanager
-    def __call__(self, place: str) -> Iterator[None]:
+    def __call__(self, place: str) -> _Guarded:
         """Guards a block: `with guard("place"): ...`."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - the one place that may
-            self.record(place, error)
+        return _Guarded(self, place)
 
     def call(
         self, place: str, default: R, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
@@ -101,3 +96,24 @@ class Guard:
             self.call(place, None, function, *args, **kwargs)
 
         return guarded
+
+
+class _Guarded:
+    """One guarded block; a generator would do the same at four times the cost."""
+
+    __slots__ = ("_guard", "_place")
+
+    def __init__(self, guard: Guard, place: str) -> None:
+        self._guard = guard
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
+        if not isinstance(error, Exception) or self._guard.strict:
+            return False
+        self._guard.record(self._place, error)
+        return True

@@ -164,7 +164,9 @@ class AgentGym(LangChainFace):
             "mode": self.config.mode.value,
             "policies": {n: s.version for n, s in current.policies.items()} if current else {},
             "applied": list(self.live.applied),
+            "refused": self.live.refused,
             "counters": self.sender.counters,
+            "delivery": self.sender.status(),
             "errors": dict(self.guard.errors),
             "on": self.on,
         }

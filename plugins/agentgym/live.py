@@ -22,17 +22,21 @@ class LivePolicies:
         self._last_contact_s = monotonic()
         self._following = False
         self.applied: list[str] = []
+        self.refused = 0
+        """Files of policies that failed verification, since the start."""
 
     @property
     def current(self) -> PolicySet | None:
         """The set in force, or None before the first contact with the daemon."""
         return self._current
 
-    def swap(self, new: PolicySet) -> None:
-        """Replaces the set in one assignment."""
+    def swap(self, new: PolicySet, *, age_s: float = 0.0) -> None:
+        """Replaces the set in one assignment; it was the daemon's word `age_s` ago."""
         before = {s.version for s in self._current.policies.values()} if self._current else set()
+        if self._current is None:
+            self._last_contact_s = self._monotonic() - age_s  # until now it was only a start
         self._current = new
-        self.touch()
+        self.touch(age_s=age_s)
         self.applied += sorted({s.version for s in new.policies.values()} - before)
 
     def forget(self) -> None:
@@ -44,9 +48,9 @@ class LivePolicies:
         self.touch()
         self._following = following
 
-    def touch(self) -> None:
-        """Notes that the daemon was heard of."""
-        self._last_contact_s = self._monotonic()
+    def touch(self, *, age_s: float = 0.0) -> None:
+        """Notes that the daemon was heard of, `age_s` ago."""
+        self._last_contact_s = max(self._last_contact_s, self._monotonic() - age_s)
 
     @property
     def silent_s(self) -> float:

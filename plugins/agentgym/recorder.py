@@ -12,7 +12,7 @@ from agentgym import semconv
 from agentgym.config import Config, Mode
 from agentgym.guard import Guard
 from agentgym.items import RewardItem, Sink, TaskItem
-from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback
+from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, Tool
 from agentgym.tree import (
     Call,
     Node,
@@ -49,6 +49,8 @@ class Recorder:
         # Seeded from the system unless the user asks. No lock: its draws are single C calls, and a
         # lock that another thread holds during a fork would stop the child for ever.
         self._rng = random.Random(config.seed)
+        self._protected = frozenset(config.protected)
+        self._last_allowed: tuple[tuple[Tool, ...], tuple[bool, ...]] = ((), ())
 
     def start_run(
         self,
@@ -141,8 +143,7 @@ class Recorder:
 
     def _decide(self, turn: Turn, task: str, *, force: str, text_agent: bool) -> None:
         trajectory, run = turn.trajectory, turn.run
-        protected = set(self.config.protected)
-        turn.allowed = tuple(not (t.protected or t.name in protected) for t in turn.offered)
+        turn.allowed = self._allowed(turn.offered)
         if (text_agent or not run.applies) and turn.mode in (Mode.ADVISE, Mode.STEER):
             hinted = text_agent and run.applies and self.config.hint_text
             turn.mode = Mode.ADVISE if hinted else Mode.SHADOW
@@ -184,6 +185,15 @@ class Recorder:
         if turn.mode is not Mode.SHADOW:
             _apply(turn, decision, force)
 
+    def _allowed(self, offered: tuple[Tool, ...]) -> tuple[bool, ...]:
+        # Mostly the tools of the step before; one slot, read and written whole.
+        known, allowed = self._last_allowed
+        if known is not offered:
+            protected = self._protected
+            allowed = tuple(not (t.protected or t.name in protected) for t in offered)
+            self._last_allowed = offered, allowed
+        return allowed
+
     def _draw(
         self,
         policies: PolicySet,
@@ -192,7 +202,6 @@ class Recorder:
         catalogue: Catalogue,
         kind: ArmKind,
     ) -> Decision | None:
-        rng = None if turn.trajectory.greedy else random.Random(self._rng.getrandbits(64))
         return policies.decide(
             turn.run.agent_name,
             vector,
@@ -200,7 +209,7 @@ class Recorder:
             turn.history,
             allowed=turn.allowed,
             kind=kind,
-            rng=rng,
+            rng=None if turn.trajectory.greedy else self._rng,
         )
 
     def _policies(self, trajectory: Trajectory) -> PolicySet | None:

@@ -68,6 +68,8 @@ IMPORTED = "agentgym.imported"
 """On every span of a past run that was imported: format and sha256 of the file."""
 INFERRED = "agentgym.inferred"
 """On spans that the import made from others: root, call."""
+CLAMPED = "agentgym.clamped"
+"""Set by the daemon: what of a span was out of bounds and changed; start, end, keys, ..."""
 PRODUCER_ID = "agentgym.producer.id"
 PLUGIN_VERSION = "agentgym.plugin.version"
 

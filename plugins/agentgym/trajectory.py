@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 RESPOND = "respond"
 """The action of answering without a tool."""
@@ -89,8 +89,7 @@ class PastCall:
     error: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(NamedTuple):
     """One arm of the support; `tools` are indices into the offered tools."""
 
     kind: ArmKind

@@ -254,9 +254,9 @@ class Run(Node):
         (narrow and hint). `text_agent` marks models that see their tools only as prompt text.
         """
         turn = Turn(self, tuple(offered), model=model, provider=provider)
+        if self.last_turn is None or turn.offered is not self.last_turn.offered:
+            self._offered.update((tool.name, tool.fingerprint) for tool in turn.offered)
         self.last_turn = turn
-        for tool in turn.offered:
-            self._offered[tool.name] = tool.fingerprint
         if turn.offered:
             with self.recorder.guard("decide"):
                 self.recorder.decide(

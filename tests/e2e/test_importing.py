@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from agentgym import AgentGym, semconv
 from agentgym.config import resolve
 from agentgym.connection import credentials, open_channel, read_token
-from agentgym.encode import spans_request
+from agentgym.encode import export_request, resource_head
 from agentgym.errors import DaemonError
 from agentgym.proto.v1 import common_pb2
 from agentgym.trajectory import Tool
@@ -191,7 +192,9 @@ def test_what_live_traffic_brought_is_left_alone(daemon: Any, tools: Any, bring:
     config = resolve({"home": daemon.home}, {})
     with open_channel(config.endpoint) as channel:
         metadata = credentials(read_token(config.token_file))
-        request = spans_request([span], {"service.name": "mixed"})
+        entry = ScopeSpans(spans=[span]).SerializeToString()
+        data = export_request(resource_head({"service.name": "mixed"}), [entry])
+        request = ExportTraceServiceRequest.FromString(data)
         TraceServiceStub(channel).Export(request, metadata=metadata, timeout=30)
     daemon.applied()
 

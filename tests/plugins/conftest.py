@@ -94,7 +94,7 @@ def make_gym(home: Path) -> Iterator[Callable[..., AgentGym]]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits between attempts, so that recovery is quick."""
-    monkeypatch.setattr("agentgym.export._BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr("agentgym.courier._BACKOFF_S", (0.01, 0.05))
     monkeypatch.setattr("agentgym.policy.subscriber._BACKOFF_S", (0.01, 0.05))
     monkeypatch.setattr("agentgym.policy.subscriber._OPERATOR_BACKOFF_S", 0.05)
 

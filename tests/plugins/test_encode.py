@@ -9,21 +9,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
 from agentgym import semconv
 from agentgym.encode import (
-    features_message,
+    export_request,
+    features_entry,
     resource_attributes,
-    reward_message,
-    span_message,
-    spans_request,
-    step_message,
-    tool_message,
+    resource_head,
+    reward_entry,
+    span_entry,
+    step_entry,
+    tool_entry,
 )
 from agentgym.items import RewardItem, SpanItem
+from agentgym.messages import reward_message, step_message, tool_message
 from agentgym.policy.features import Embedding, TextVector
-from agentgym.proto.v1 import common_pb2, decision_pb2
+from agentgym.policy.messages import features_message
+from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, reward_pb2
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Tool
 
@@ -44,6 +49,11 @@ def span(**changes: Any) -> SpanItem:
     return SpanItem(**fields | changes)
 
 
+def sent(item: SpanItem) -> Span:
+    [message] = ScopeSpans.FromString(span_entry(item)).spans
+    return message
+
+
 def attributes(message: Span) -> dict[str, Any]:
     return {a.key: getattr(a.value, str(a.value.WhichOneof("value"))) for a in message.attributes}
 
@@ -51,7 +61,7 @@ def attributes(message: Span) -> dict[str, Any]:
 def test_a_span_keeps_ids_times_and_typed_attributes() -> None:
     given = {"text": "a", "yes": True, "n": 3, "p": 0.25, "list": [1]}
 
-    message = span_message(span(attributes=given, error="ToolError"))
+    message = sent(span(attributes=given, error="ToolError"))
 
     assert (message.trace_id, message.span_id) == (b"t" * 16, b"s" * 8)
     assert message.parent_span_id == b"p" * 8
@@ -60,22 +70,112 @@ def test_a_span_keeps_ids_times_and_typed_attributes() -> None:
     assert message.status.code == Status.STATUS_CODE_ERROR
 
 
-@given(st.text(), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()))
-def test_any_attribute_can_be_sent(name: str, value: Any) -> None:
-    odd = f"{name}\ud800"
+def any_value(value: Any) -> AnyValue:
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case int() if -(2**63) <= value < 2**63:
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+    return AnyValue(string_value=str(value).encode("utf-8", "replace").decode())
 
-    message = span_message(span(name=odd, attributes={odd: value, "big": 2**80}))
 
-    assert attributes(Span.FromString(message.SerializeToString()))["big"] == str(2**80)
+def expected(item: SpanItem) -> Span:
+    """The span as protobuf's own classes build it."""
+    attributes = {**item.attributes, **({semconv.ERROR_TYPE: item.error} if item.error else {})}
+    return Span(
+        trace_id=item.trajectory_id,
+        span_id=item.span_id,
+        parent_span_id=item.parent_id,
+        name=item.name.encode("utf-8", "replace").decode(),
+        kind=Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=item.start_ns,
+        end_time_unix_nano=item.end_ns,
+        attributes=[
+            KeyValue(key=key.encode("utf-8", "replace").decode(), value=any_value(value))
+            for key, value in attributes.items()
+        ],
+        status=Status(code=Status.STATUS_CODE_ERROR) if item.error else None,
+    )
 
 
-def test_a_request_names_schema_scope_and_resource() -> None:
-    request = spans_request([span_message(span())], {"service.name": "desk"})
+texts = st.text(st.characters())  # lone surrogates too
+values = st.one_of(
+    texts,
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.booleans(),
+    st.lists(st.integers()),
+    st.sampled_from(["long " * 40, "é" * 9_000]),
+)
+keys = st.one_of(texts, st.sampled_from([semconv.TOOL_NAME, semconv.ARM, semconv.AGENT]))
+nanoseconds = st.integers(1, 2**64 - 1)
+
+
+@given(
+    st.builds(
+        SpanItem,
+        trajectory_id=st.binary(max_size=200),
+        span_id=st.binary(max_size=8),
+        parent_id=st.binary(max_size=8),
+        name=texts,
+        start_ns=nanoseconds,
+        end_ns=nanoseconds,
+        attributes=st.dictionaries(keys, values, max_size=8),
+        error=texts,
+    )
+)
+def test_a_span_is_what_protobuf_would_have_written(item: SpanItem) -> None:
+    for _ in ("first seen", "known"):
+        message = sent(item)
+
+        assert message == expected(item)
+        assert message.SerializeToString() == expected(item).SerializeToString()
+
+
+def test_values_that_equal_each_other_keep_their_kinds() -> None:
+    for value in ("1", 1, 1.0, True):
+        [pair] = sent(span(attributes={semconv.TOOL_NAME: value})).attributes
+
+        assert pair.value == any_value(value)
+
+
+def test_what_was_encoded_before_is_forgotten_before_it_grows_without_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known: dict[Any, bytes] = {}
+    monkeypatch.setattr("agentgym.encode._repeated", known)
+    monkeypatch.setattr("agentgym.encode._MOST_KEPT", 10)
+
+    for number in range(100):
+        item = span(attributes={semconv.TOOL_NAME: f"tool {number}"})
+        assert sent(item) == expected(item)
+
+    assert 0 < len(known) <= 10
+
+
+@pytest.mark.parametrize("times", [(-1, 5), (1, 2**64), (None, 1)])
+def test_a_span_without_possible_times_is_refused(times: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        span_entry(span(start_ns=times[0], end_ns=times[1]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_a_request_names_schema_scope_and_resource(n: int) -> None:
+    items = [span(span_id=bytes([n % 256, 1])) for n in range(n)]
+    head = resource_head({"service.name": "desk", "odd \ud800": "x" * 300})
+
+    request = ExportTraceServiceRequest.FromString(export_request(head, map(span_entry, items)))
 
     [group] = request.resource_spans
-    assert group.schema_url == semconv.SCHEMA_URL
+    assert group.schema_url == group.scope_spans[0].schema_url == semconv.SCHEMA_URL
     assert group.scope_spans[0].scope.name == "agentgym"
-    assert group.resource.attributes[0].value.string_value == "desk"
+    assert {a.key: a.value.string_value for a in group.resource.attributes} == {
+        "service.name": "desk",
+        "odd ?": "x" * 300,
+    }
+    assert list(group.scope_spans[0].spans) == [expected(item) for item in items]
 
 
 @pytest.mark.parametrize(
@@ -161,11 +261,13 @@ def test_features_travel_with_every_number(dim: int) -> None:
     embedding = Embedding(np.array([-127, 0, 5], np.int8), 0.5) if dim else None
     vector = TextVector(np.array([3, 9], np.uint32), np.array([1, 255], np.uint8), 0.25, embedding)
 
-    sent = features_message(b"t" * 16, b"f" * 8, vector, 7)
+    entry = features_entry(b"t" * 16, b"f" * 8, vector, 7)
 
-    assert (list(sent.index), sent.quantised, sent.scale) == ([3, 9], b"\x01\xff", 0.25)
-    assert (sent.embedding, sent.embedding_scale) == ((b"\x81\x00\x05", 0.5) if dim else (b"", 0.0))
-    assert (sent.trajectory_id, sent.features_id, sent.feature_schema) == (b"t" * 16, b"f" * 8, 7)
+    [got] = decision_pb2.RecordRequest.FromString(entry).features
+    assert got == features_message(b"t" * 16, b"f" * 8, vector, 7)
+    assert (list(got.index), got.quantised, got.scale) == ([3, 9], b"\x01\xff", 0.25)
+    assert (got.embedding, got.embedding_scale) == ((b"\x81\x00\x05", 0.5) if dim else (b"", 0.0))
+    assert (got.trajectory_id, got.features_id, got.feature_schema) == (b"t" * 16, b"f" * 8, 7)
 
 
 def test_a_schema_that_is_no_json_travels_as_an_empty_one() -> None:
@@ -185,3 +287,23 @@ def test_a_reward_keeps_its_words() -> None:
     assert (message.key, message.name, message.source) == ("key", "name", "source")
     assert (message.idempotency_key, message.reason) == ("once", "why")
     assert message.time_unix_nano == 9
+
+
+def test_entries_join_into_requests(tools: tuple[Tool, ...]) -> None:
+    gym = RecordingGym()
+    gym.force(tools, "refund_order", "agent")
+    gym.recorder.start_run("agent", framework="test", task="t").turn(tools).finish()
+    [step] = gym.sink.steps
+    vector = TextVector(np.array([3], np.uint32), np.array([1], np.uint8), 0.25)
+    reward = RewardItem(b"t" * 16, "", "agent", 0.5, "name", "source", "once", "why", 9)
+
+    record = step_entry(step, 1) + features_entry(b"t" * 16, b"f" * 8, vector, 1)
+    record += step_entry(step, 1)
+    report = b"".join(map(reward_entry, [reward, reward]))
+    put = b"".join(map(tool_entry, tools))
+
+    decisions = decision_pb2.RecordRequest.FromString(record)
+    assert list(decisions.decisions) == [step_message(step, 1)] * 2
+    assert list(decisions.features) == [features_message(b"t" * 16, b"f" * 8, vector, 1)]
+    assert list(reward_pb2.ReportRequest.FromString(report).rewards) == [reward_message(reward)] * 2
+    assert list(catalogue_pb2.PutRequest.FromString(put).tools) == [*map(tool_message, tools)]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agentgym import semconv
+from agentgym.testing import spools
 from agentgym.testing.daemon import FakeDaemon
 
 MEMORY_BUDGET_MB = 40.0
@@ -41,19 +42,57 @@ gym = AgentGym(home=sys.argv[1])
 assert gym.ready()
 run_once(gym)
 assert gym.flush()
-for _ in range(5):
+for number in range(6):
     child = os.fork()
     if not child:
         turn = run_once(gym)
         late = AgentGym(home=sys.argv[1])
         run_once(late)
-        report = [turn.fallback.name, gym.status()["counters"], late.status()["counters"]]
-        report.append(bool(gym.sender._thread or late.sender._thread))
+        report = [gym.status()["delivery"]["way"], late.status()["delivery"]["way"]]
+        report.append(gym.status()["counters"])
         print(json.dumps(report), flush=True)
-        sys.exit(0)  # the whole way out, not os._exit
+        if number % 2:
+            os._exit(0)  # without a word, as workers are ended
+        sys.exit(0)
+    run_once(gym)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-run_once(gym)
 assert gym.flush()
+"""
+
+POOL = """
+import multiprocessing
+
+gym = AgentGym(home=sys.argv[1])
+
+def work(_):
+    run_once(gym)
+
+if __name__ == "__main__":
+    assert gym.ready()
+    with multiprocessing.get_context(sys.argv[2]).Pool(3) as pool:
+        pool.map(work, range(12))
+        if sys.argv[2] != "fork":  # they have channels of their own, and are not to be killed
+            pool.close()
+            pool.join()
+    run_once(gym)
+    gym.close(10.0)
+"""
+
+FOLLOWING_CHILD = """
+gym = AgentGym(home=sys.argv[1])
+assert gym.ready()
+assert gym.status()["policies"] == {"agent": "p-000001"}
+child = os.fork()
+if not child:
+    run_once(gym)
+    inherited = gym.status()["policies"]
+    print(json.dumps(inherited), flush=True)
+    end = time.time() + 20
+    while gym.status()["policies"] != {"agent": "p-000002"} and time.time() < end:
+        time.sleep(0.01)
+    print(json.dumps(gym.status()["policies"]), flush=True)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 CHILD_BEFORE_ANY_CHANNEL = """
@@ -156,18 +195,63 @@ def vendor() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_of_a_process_with_a_channel_never_touches_grpc(daemon: FakeDaemon) -> None:
-    done = run_python(PRELUDE + CHILD_OF_A_CHANNEL, daemon.home)
+@pytest.mark.parametrize("support", ["", "0", "1"])
+def test_a_child_of_a_process_with_a_channel_loses_nothing_without_grpc(
+    support: str, daemon: FakeDaemon
+) -> None:
+    more = {"GRPC_ENABLE_FORK_SUPPORT": support} if support else {}
+    done = run_python(PRELUDE + CHILD_OF_A_CHANNEL, daemon.home, **more)
 
     reports = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(reports) == 5
-    for fallback, counters, late, has_thread in reports:
-        assert fallback == "NO_POLICY"
-        assert counters["produced.spans"] == counters["dropped.spans.forked"] == 3
-        assert late["dropped.spans.forked"] == 3
-        assert not has_thread
-    assert len(daemon.spans) == 6  # of the parent, before and after its children
+    assert len(reports) == 6
+    for way, late_way, counters in reports:
+        assert way == late_way == "files"
+        assert counters["produced.spans"] == counters["spooled.spans"] == 3
+    adopted = spools.Spooled()
+    spools.adopt(daemon.home, adopted)
+    assert len(daemon.spans) == 21  # of the parent, before and beside its children
     assert len({call.producer for call in daemon.taken("Export")}) == 1
+    assert len(adopted.spans) == len({span.span_id for span in adopted.spans}) == 36
+    assert len(adopted.decisions) == len(adopted.features) == 12
+    assert len({header.producer_id for header in adopted.headers}) == 12
+    assert spools.directories(daemon.home) == []
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing_lose_nothing(method: str, daemon: FakeDaemon) -> None:
+    script = daemon.home / "pool.py"
+    script.write_text(PRELUDE + POOL)
+    subprocess.run(
+        [sys.executable, script, daemon.home, method],
+        env=environment(),
+        check=True,
+        timeout=60,
+    )
+
+    adopted = spools.Spooled()
+    spools.adopt(daemon.home, adopted)
+    ids = [span.span_id for span in [*daemon.spans, *adopted.spans]]
+    assert len(set(ids)) == 39
+    assert len(ids) == 39 or method != "fork"  # at least once, where a worker was killed in a call
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_keeps_its_policy_and_follows_the_next(
+    daemon: FakeDaemon, make_snapshot: Callable[..., bytes]
+) -> None:
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+    with subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + FOLLOWING_CHILD, str(daemon.home)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"agent": "p-000001"}
+        data = make_snapshot("p-000002", 2)
+        daemon.push(daemon.publish(data, version="p-000002", agent="agent"))
+        assert json.loads(process.stdout.readline()) == {"agent": "p-000002"}
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -237,7 +321,10 @@ def test_with_nobody_there_the_exit_is_prompt(home: Path) -> None:
     # .5 s of it are the setting; the rest is the interpreter's own end on a busy machine.
     assert delay_s < 5.0
     assert "Traceback" not in done.stderr
-    assert "ends with" in done.stderr
+    left = spools.read_all(home)
+    assert len(left.spans) == 9
+    assert len(left.decisions) == 3
+    assert len(left.rewards) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from agentgym import AgentGym, transport
+from agentgym import AgentGym, outbox, packer
 from agentgym.items import SpanItem, TaskItem
 from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.proto.v1 import decision_pb2, reward_pb2
@@ -323,7 +323,7 @@ def test_a_tool_that_cannot_be_encoded_stops_nothing(
 def test_a_long_trajectory_is_cut_into_calls_that_servers_take(
     daemon: FakeDaemon, make_gym: Callable[..., AgentGym], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(outbox, "CHUNK_BYTES", 10_000)
     gym = make_gym(capture_content=True)
     assert gym.ready()
     with gym.trajectory() as run:
@@ -343,7 +343,7 @@ def test_known_tools_are_forgotten_before_they_fill_the_memory(
     run_once: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transport, "_REMEMBERED_TOOLS", 2)
+    monkeypatch.setattr(packer, "_REMEMBERED_TOOLS", 2)
     gym = make_gym()
     assert gym.ready()
     for _ in range(2):

@@ -23,6 +23,11 @@ from agentgym_daemon.bench.learn import cli as learn
 
 BENCHMARKS = {
     "decision": "agentgym_daemon.bench.decision",
+    "ingest": "agentgym_daemon.bench.ingest.measure",
+    "overhead": "agentgym_daemon.bench.overhead",
+    "retrain": "agentgym_daemon.bench.retrain",
+    "scale": "agentgym_daemon.bench.scale.sizes",
+    "swap": "agentgym_daemon.bench.swap",
 }
 LEARN = "learn"
 """The one that is no `Report`: it compares learners, set by set."""

@@ -16,15 +16,19 @@ from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-from agentgym import encode, semconv
+from agentgym import semconv
 from agentgym.config import Config
 from agentgym.connection import credentials, open_channel, read_token, status_name
+from agentgym.encode import export_request, resource_head, span_entry
 from agentgym.errors import DaemonError
 from agentgym.items import RewardItem, TaskItem
 from agentgym.live import LivePolicies
+from agentgym.messages import reward_message, step_message, tool_message
 from agentgym.policy.features import Featuriser
+from agentgym.policy.messages import features_message
 from agentgym.policy.subscriber import Subscriber
 from agentgym.proto.v1 import (
     admin_pb2,
@@ -59,7 +63,7 @@ _T = TypeVar("_T")
 
 def task_features(item: TaskItem, features: Featuriser) -> decision_pb2.TaskFeatures:
     """The features of a past task, exactly as the plugin would have made them."""
-    return encode.features_message(
+    return features_message(
         item.trajectory_id, item.features_id, features(item.text), features.schema
     )
 
@@ -166,14 +170,12 @@ class Daemon:
     ) -> None:
         """A batch of runs: tools, features, decisions, then the spans that close them."""
         for agent, tools in unique_tools(batch):
-            for some in _chunks(map(encode.tool_message, tools)):
+            for some in _chunks(map(tool_message, tools)):
                 self._ask(self._catalogue.Put, catalogue_pb2.PutRequest(agent=agent, tools=some))
         tasks = (task_features(task, features) for run in batch for task in run.tasks)
         for some in _chunks(tasks):
             self._record(decision_pb2.RecordRequest(features=some), problems)
-        decisions = (
-            encode.step_message(step, features.schema) for run in batch for step in run.steps
-        )
+        decisions = (step_message(step, features.schema) for run in batch for step in run.steps)
         for some in _chunks(decisions):
             self._record(decision_pb2.RecordRequest(decisions=some), problems)
         self._spans(batch, problems)
@@ -187,10 +189,11 @@ class Daemon:
         for run in batch:
             by_agent.setdefault(run.agent, []).append(run)
         for agent, runs in by_agent.items():
-            resource = {"service.name": agent, semconv.PLUGIN_VERSION: VERSION}
-            messages = (encode.span_message(span) for run in runs for span in run.spans)
-            for some in _chunks(messages):
-                response = self._ask(self._traces.Export, encode.spans_request(some, resource))
+            head = resource_head({"service.name": agent, semconv.PLUGIN_VERSION: VERSION})
+            entries = (span_entry(span) for run in runs for span in run.spans)
+            for some in _chunks(entries, len):
+                request = ExportTraceServiceRequest.FromString(export_request(head, some))
+                response = self._ask(self._traces.Export, request)
                 partial = response.partial_success
                 problems.add(
                     "spans that the daemon refused", partial.error_message, partial.rejected_spans
@@ -199,7 +202,7 @@ class Daemon:
     def reward(self, rewards: Iterable[RewardItem], problems: Problems) -> Counter[str]:
         """Reports rewards; how many were new, and how many were known."""
         told: Counter[str] = Counter()
-        for some in _chunks(map(encode.reward_message, rewards)):
+        for some in _chunks(map(reward_message, rewards)):
             report = self._ask(self._rewards.Report, reward_pb2.ReportRequest(rewards=some))
             for result in report.results:
                 if result.error:
@@ -289,12 +292,14 @@ def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
         yield items[start : start + size]
 
 
-def _chunks(messages: Iterable[Any]) -> Iterator[list[Any]]:
+def _chunks(
+    messages: Iterable[Any], size_of: Callable[[Any], int] = Message.ByteSize
+) -> Iterator[list[Any]]:
     chunk: list[Any] = []
     size = 0
     for message in messages:
         chunk.append(message)
-        size += message.ByteSize()
+        size += size_of(message)
         if size >= CHUNK_BYTES or len(chunk) >= 5000:
             yield chunk
             chunk, size = [], 0

@@ -1,25 +1,23 @@
 """OTLP trace requests as rows, span by span: a bad span is counted and its siblings live.
 
 Spans of our plugin carry `agentgym.*`; any other sender's become a trajectory per trace, under the
-agent name `service.name`.
+agent name `service.name`. What a span's values may be, `clamp` says.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agentgym import semconv
 from agentgym.proto.v1 import common_pb2
-from agentgym_daemon.ingest import lightning
+from agentgym_daemon.ingest import clamp, lightning
+from agentgym_daemon.ingest.values import attributes_of, count_of, identifier_of, text_of, to_json
 from agentgym_daemon.ingest.wire import salvage
 from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Evaluation, SpanRow
 
@@ -36,23 +34,46 @@ _ASSIGNMENTS: dict[str | None, int] = {
     name.removeprefix("ASSIGNMENT_").lower(): number
     for name, number in common_pb2.Assignment.items()
 }
+_TEXTS = (
+    semconv.OPERATION_NAME,
+    semconv.ERROR_TYPE,
+    semconv.AGENT,
+    semconv.AGENT_NAME,
+    semconv.AGENT_PATH,
+    semconv.TOOL_NAME,
+    semconv.TOOL_CALL_ID,
+    semconv.RESPONSE_MODEL,
+    semconv.REQUEST_MODEL,
+    semconv.INCOMPLETE,
+    semconv.FRAMEWORK,
+    semconv.TRAJECTORY_KEY,
+    semconv.CONVERSATION_ID,
+    semconv.MODE,
+    semconv.ASSIGNMENT,
+    semconv.POLICY_VERSION,
+)
+"""Attributes that become columns of text, or numbers that stand for texts."""
+_PLAIN = frozenset((str, type(None)))
 
 
-def decode_traces(request: bytes) -> DecodedTraces:
-    """Rows of one ExportTraceServiceRequest; whatever cannot be read is counted, never raised."""
+def decode_traces(request: bytes, received_ns: int = 0) -> DecodedTraces:
+    """Rows of one ExportTraceServiceRequest; whatever cannot be read is counted, never raised.
+
+    Clocks are held against the time of receipt, if it is given.
+    """
     decoded = DecodedTraces([], [], 0)
     try:
         parsed = ExportTraceServiceRequest.FromString(request)
     except DecodeError:
         rejected = sum(
-            lost + _read_spans(decoded, resource, spans)
+            lost + _read_spans(decoded, resource, spans, received_ns)
             for resource, spans, lost in salvage(request)
         )
         if not decoded.spans and not rejected:
             rejected = 1  # nothing of it can be understood: the request itself is the loss
         return decoded._replace(rejected=rejected)
     rejected = sum(
-        _read_spans(decoded, resource_spans.resource, scope_spans.spans)
+        _read_spans(decoded, resource_spans.resource, scope_spans.spans, received_ns)
         for resource_spans in parsed.resource_spans
         for scope_spans in resource_spans.scope_spans
     )
@@ -86,22 +107,25 @@ def _count_salvaged(request: bytes) -> tuple[int, int]:
     return taken, refused if taken or refused else 1
 
 
-def _read_spans(into: DecodedTraces, resource: Resource, spans: Iterable[Span]) -> int:
-    service = _text(_attributes(resource.attributes).get(SERVICE_NAME)) or UNKNOWN_AGENT
+def _read_spans(
+    into: DecodedTraces, resource: Resource, spans: Iterable[Span], received_ns: int
+) -> int:
+    service = text_of(attributes_of(resource.attributes).get(SERVICE_NAME)) or UNKNOWN_AGENT
     rejected = 0
     for span in spans:
         if not _plausible(span):
             rejected += 1
             continue
-        attributes = _attributes(span.attributes)
+        attributes = attributes_of(span.attributes)
         if span.events:
             rejected += _read_events(into.evaluations, span, attributes)
-        if lightning.is_annotation(span.name):
+        name = span.name
+        if lightning.is_annotation(name):
             reward, refused = lightning.read_reward(span, attributes)
             rejected += refused
             if reward is not None:
                 into.evaluations.append(reward)
-        into.spans.append(_row(span, attributes, service))
+        into.spans.append(_row(span, name, attributes, clamp.text(service), received_ns))
     return rejected
 
 
@@ -117,47 +141,72 @@ def _plausible(span: Span) -> bool:
     )
 
 
-def _row(span: Span, attributes: dict[str, Any], service: str) -> SpanRow:
+def _row(
+    span: Span, name: str, attributes: dict[str, Any], service: str, received_ns: int
+) -> SpanRow:
+    status = span.status
+    if status.message:
+        attributes[STATUS_MESSAGE] = status.message
+    # Past runs that are imported may be as old as they like.
+    window_ns = 0 if semconv.IMPORTED in attributes else received_ns
+    start_ns, end_ns, clamped = clamp.times(
+        span.start_time_unix_nano, span.end_time_unix_nano, received_ns=window_ns
+    )
+    if len(name) > clamp.MAX_TEXT:
+        name, clamped = clamp.text(name), (*clamped, clamp.NAME)
+    if len(span.events) > clamp.MAX_ATTRIBUTES:
+        clamped = (*clamped, EVENTS)
+    # Only we may say that something was changed.
+    attributes.pop(semconv.CLAMPED, None)
+    if clamped:
+        attributes[semconv.CLAMPED] = list(clamped)
+    json = to_json(attributes)
+    if len(json) > clamp.MAX_TEXT or len(attributes) > clamp.MAX_ATTRIBUTES:
+        attributes = clamp.attributes(attributes)
+        json = to_json(attributes)
     get = attributes.get
-    agent = _text(get(semconv.AGENT))
+    texts: Sequence[Any] = list(map(get, _TEXTS))
+    if not _PLAIN.issuperset(map(type, texts)):
+        texts = list(map(text_of, texts))
+    (operation, error_type, agent, agent_name, agent_path, tool, call_id) = texts[:7]
+    (response_model, request_model, incomplete, framework, key, conversation) = texts[7:13]
+    (mode, assignment, policy_version) = texts[13:]
     parent = span.parent_span_id or None
-    if span.status.message:
-        attributes[STATUS_MESSAGE] = span.status.message
     return SpanRow(
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent_span_id=parent,
-        name=span.name,
-        operation=_text(get(semconv.OPERATION_NAME)),
-        start_ns=span.start_time_unix_nano,
-        end_ns=max(span.end_time_unix_nano, span.start_time_unix_nano),
-        error_type=_text(get(semconv.ERROR_TYPE)),
-        status=span.status.code,
-        agent=agent or service,
-        agent_name=_text(get(semconv.AGENT_NAME)),
-        agent_path=_text(get(semconv.AGENT_PATH)),
-        tool=_text(get(semconv.TOOL_NAME)),
-        call_id=_text(get(semconv.TOOL_CALL_ID)),
-        model=_text(get(semconv.RESPONSE_MODEL) or get(semconv.REQUEST_MODEL)),
-        input_tokens=_count(get(semconv.INPUT_TOKENS)),
-        output_tokens=_count(get(semconv.OUTPUT_TOKENS)),
-        decision_id=_identifier(get(semconv.DECISION_ID)),
-        incomplete=_text(get(semconv.INCOMPLETE)),
-        is_root=get(semconv.TRAJECTORY_ROOT) is True if agent else parent is None,
-        framework=_text(get(semconv.FRAMEWORK)),
-        attributes=json.dumps(attributes, separators=(",", ":"), ensure_ascii=False),
-        key=_text(get(semconv.TRAJECTORY_KEY) or get(semconv.CONVERSATION_ID)),
-        mode=_MODES.get(_text(get(semconv.MODE)), 0),
-        assignment=_ASSIGNMENTS.get(_text(get(semconv.ASSIGNMENT)), 0),
-        policy_version=_text(get(semconv.POLICY_VERSION)),
+        span.trace_id,
+        span.span_id,
+        parent,
+        name,
+        operation or None,
+        start_ns,
+        end_ns,
+        error_type or None,
+        status.code,
+        agent or service,
+        agent_name or None,
+        agent_path or None,
+        tool or None,
+        call_id or None,
+        response_model or request_model or None,
+        count_of(get(semconv.INPUT_TOKENS)),
+        count_of(get(semconv.OUTPUT_TOKENS)),
+        identifier_of(get(semconv.DECISION_ID)),
+        incomplete or None,
+        get(semconv.TRAJECTORY_ROOT) is True if agent else parent is None,
+        framework or None,
+        json.decode(),
+        key or conversation or None,
+        _MODES.get(mode, 0),
+        _ASSIGNMENTS.get(assignment, 0),
+        policy_version or None,
     )
 
 
 def _read_events(into: list[Evaluation], span: Span, attributes: dict[str, Any]) -> int:
     rejected = 0
     events: list[dict[str, Any]] = []
-    for number, event in enumerate(span.events):
-        values = _attributes(event.attributes)
+    for number, event in enumerate(span.events[: clamp.MAX_ATTRIBUTES]):
+        values = attributes_of(event.attributes)
         events.append(
             {"name": event.name, "time_unix_nano": event.time_unix_nano, "attributes": values}
         )
@@ -173,60 +222,9 @@ def _read_events(into: list[Evaluation], span: Span, attributes: dict[str, Any])
                 span_id=span.span_id,
                 number=number,
                 value=float(score),
-                name=_text(values.get(semconv.EVALUATION_NAME)) or "evaluation",
+                name=text_of(values.get(semconv.EVALUATION_NAME)) or "evaluation",
                 time_ns=min(event.time_unix_nano or span.start_time_unix_nano, MAX_BIGINT),
             )
         )
     attributes[EVENTS] = events
     return rejected
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        value = pair.value
-        kind = value.WhichOneof("value")
-        if kind == "string_value":  # by far the most frequent
-            found[pair.key] = value.string_value
-        else:
-            found[pair.key] = _value(value, kind)
-    return found
-
-
-def _value(value: AnyValue, kind: str | None) -> Any:
-    match kind:
-        case "string_value" | "int_value" | "bool_value":
-            return getattr(value, kind)
-        case "double_value":
-            number = value.double_value
-            return number if math.isfinite(number) else str(number)
-        case "bytes_value":
-            return value.bytes_value.hex()
-        case "array_value":
-            return [_value(item, item.WhichOneof("value")) for item in value.array_value.values]
-        case "kvlist_value":
-            return _attributes(value.kvlist_value.values)
-    return None
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value or None
-    return json.dumps(value)
-
-
-def _count(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 <= value <= MAX_BIGINT else None
-
-
-def _identifier(value: Any) -> bytes | None:
-    if not isinstance(value, str) or len(value) != 16:
-        return None
-    try:
-        return bytes.fromhex(value)
-    except ValueError:
-        return None

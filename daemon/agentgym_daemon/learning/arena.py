@@ -26,7 +26,7 @@ from agentgym.trajectory import ArmKind, PastCall, Tool
 from agentgym.trajectory import Decision as Drawn
 from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.learning import schedule
-from agentgym_daemon.learning.dataset import Dataset, GradientArm, Step, Trajectory
+from agentgym_daemon.learning.dataset import Act, Dataset, GradientArm, Step, Trajectory
 from agentgym_daemon.learning.health import Health, calls
 from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.settings import LearningSettings
@@ -243,9 +243,7 @@ class _Universe:
 
 def _gradient(drawn: Drawn, columns: Sequence[int], version: str) -> GradientArm:
     return GradientArm(
-        support=tuple(
-            replace(arm, tools=tuple(columns[i] for i in arm.tools)) for arm in drawn.support
-        ),
+        support=tuple(Act(arm.kind, tuple(columns[i] for i in arm.tools)) for arm in drawn.support),
         arm=drawn.arm,
         propensity=drawn.propensity,
         temperature=drawn.temperature,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from agentgym.policy.evaluate import Catalogue
 from agentgym.policy.features import TextVector
 from agentgym.policy.parameters import MAX_OK
 from agentgym.trajectory import ArmKind
-from agentgym_daemon.learning.dataset import Step, Trajectory
+from agentgym_daemon.learning.dataset import Act, Step, Trajectory
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,7 +79,7 @@ class ArmArrays:
     """The sampled arms of P steps with at most A arms each; arm 0 is defer."""
 
     step: Ints  # (P,) ascending
-    member: Floats  # (P, A, U + 1) columns whose probabilities add up to the arm's score
+    tools: Ints  # (P, A, M) columns whose probabilities add up to the arm's score; U + 1 = none
     present: Flags  # (P, A)
     arm: Ints  # (P,)
     propensity: Floats  # (P,)
@@ -88,20 +90,26 @@ class ArmArrays:
 
 def task_arrays(tasks: Sequence[TextVector], universe: Catalogue) -> TaskArrays:
     """Features of tasks and of the universe's texts."""
-    values = [x.values() for x in tasks]
     dim = universe.embedding_dim
-    embedding = np.zeros((len(tasks), dim))
-    for i, x in enumerate(tasks):
-        if x.embedding is not None:
-            embedding[i] = x.embedding.values()
+    lengths = np.array([len(x.quantised) for x in tasks], np.int64)
+    scale = np.array([x.scale for x in tasks]) / 255.0
+    quantised = np.concatenate([np.zeros(0, np.uint8), *(x.quantised for x in tasks)])
     return TaskArrays(
-        rows=_ragged([len(value) for value in values]),
-        bucket=_ints([x.index.astype(np.int64) for x in tasks]),
-        value=_floats(values),
-        embedding=embedding,
+        rows=Ragged(np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))),
+        bucket=np.concatenate([np.zeros(0, np.int64), *(x.index for x in tasks)], dtype=np.int64),
+        value=quantised.astype(np.float64) * np.repeat(scale, lengths),
+        embedding=_embeddings(tasks, dim),
         tool_grams=universe.grams(),
         tool_embedding=universe.embeddings(dim),
     )
+
+
+def _embeddings(tasks: Sequence[TextVector], dim: int) -> Floats:
+    quantised, scale = np.zeros((len(tasks), dim), np.int8), np.zeros(len(tasks))
+    for i, x in enumerate(tasks):
+        if x.embedding is not None:
+            quantised[i], scale[i] = x.embedding.quantised, x.embedding.scale
+    return quantised.astype(np.float64) * (scale / 127.0)[:, None]
 
 
 def _key(x: TextVector) -> tuple[object, ...]:
@@ -111,51 +119,20 @@ def _key(x: TextVector) -> tuple[object, ...]:
     return (*grams, x.embedding.quantised.tobytes(), x.embedding.scale)
 
 
-def _ragged(lengths: Sequence[int]) -> Ragged:
-    return Ragged(np.concatenate(([0], np.cumsum(np.array(lengths, np.int64)))).astype(np.int64))
-
-
-def _ints(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _floats(parts: Sequence[Floats]) -> Floats:
-    return np.concatenate([np.zeros(0), *parts])
-
-
 def step_arrays(
     trajectories: Sequence[Trajectory], universe: Catalogue
 ) -> tuple[StepArrays, TaskArrays, list[Step]]:
     """All steps of `trajectories`, in order, and their distinct tasks."""
     steps = [step for trajectory in trajectories for step in trajectory.steps]
     owner = np.repeat(np.arange(len(trajectories)), [len(t.steps) for t in trajectories])
-    tasks: dict[tuple[object, ...], int] = {}
-    vectors: list[TextVector] = []
-    n, u = len(steps), len(universe.tools)
-    task, last = np.zeros(n, np.int64), np.full(n, u, np.int64)
-    offered, allowed = np.zeros((n, u + 1), np.bool_), np.zeros((n, u), np.bool_)
-    repeat_ok, repeat_error = np.zeros((n, u + 1)), np.zeros((n, u + 1))
-    action, failed = np.zeros((n, u + 1)), np.zeros((n, u + 1))
-    down = np.zeros((n, u + 1), np.bool_)
-    offered[:, u] = True
-    for i, step in enumerate(steps):
-        key = _key(step.x)
-        if key not in tasks:
-            tasks[key] = len(vectors)
-            vectors.append(step.x)
-        task[i] = tasks[key]
-        offered[i, list(step.offered)] = True
-        allowed[i, list(step.offered)] = step.allowed
-        action[i, list(step.called) if step.called else u] = 1.0
-        failed[i, list(step.failed)] = 1.0
-        down[i, list(step.down)] = True
-        for call in step.history:
-            column = universe.index.get(call.tool)
-            if column is not None:
-                (repeat_error if call.error else repeat_ok)[i, column] = 1.0
-        if step.history:
-            last[i] = universe.index.get(step.history[-1].tool, u)
-    ok_calls = np.array([sum(not c.error for c in s.history) for s in steps], np.int64)
+    u = len(universe.tools)
+    task, vectors = _tasks(steps)
+    offered, allowed = _menus(steps, u)
+    past, last = _history(steps, universe)
+    failed = _marked([step.failed for step in steps], u + 1, np.float64)
+    action = _marked([step.called or (u,) for step in steps], u + 1, np.float64)
+    errors = np.array([bool(s.history) and s.history[-1].error for s in steps], np.float64)
+    ok_calls = np.array([sum([not c.error for c in s.history]) for s in steps], np.int64)
     return (
         StepArrays(
             task=task,
@@ -163,52 +140,109 @@ def step_arrays(
             offered=offered,
             allowed=allowed,
             last=last,
-            repeat_ok=repeat_ok,
-            repeat_error=repeat_error,
+            repeat_ok=past[0],
+            repeat_error=past[1],
             first=np.array([not s.history for s in steps], np.float64),
             ok_calls=np.minimum(ok_calls, MAX_OK).astype(np.float64),
             stage=np.minimum(ok_calls, 1),
-            after_error=np.array(
-                [bool(s.history) and s.history[-1].error for s in steps], np.float64
-            ),
+            after_error=errors,
             action=action,
             failed=failed,
             wrong=failed.sum(axis=1) > 0,
             alone=np.array([s.alone for s in steps], np.bool_),
-            down=down,
+            down=_marked([step.down for step in steps], u + 1, np.bool_),
         ),
         task_arrays(vectors, universe),
         steps,
     )
 
 
+def _tasks(steps: Sequence[Step]) -> tuple[Ints, list[TextVector]]:
+    """Which of the distinct tasks each step has, and those."""
+    objects: dict[int, int] = {}  # the steps of a run share theirs
+    known: dict[tuple[object, ...], int] = {}
+    vectors: list[TextVector] = []
+    for x in {id(step.x): step.x for step in steps}.values():
+        number = objects[id(x)] = known.setdefault(_key(x), len(vectors))
+        if number == len(vectors):
+            vectors.append(x)
+    return np.array([objects[id(step.x)] for step in steps], np.int64), vectors
+
+
+def _menus(steps: Sequence[Step], columns: int) -> tuple[Flags, Flags]:
+    """Offered columns and RESPOND (N, U + 1), and the allowed ones (N, U)."""
+    known: dict[tuple[object, ...], int] = {}
+    which = [known.setdefault((s.offered, s.allowed), len(known)) for s in steps]
+    distinct: list[Any] = list(known)
+    offered = _marked([menu for menu, _ in distinct], columns + 1, np.bool_)
+    offered[:, -1] = True
+    allowed = _marked(
+        [[c for c, ok in zip(*pair, strict=True) if ok] for pair in distinct], columns, np.bool_
+    )
+    return offered[which], allowed[which]
+
+
+def _history(steps: Sequence[Step], universe: Catalogue) -> tuple[Floats, Ints]:
+    """Calls that went right, and calls that failed (2, N, U + 1); and the last called tool (N,)."""
+    index, none = universe.index, len(universe.tools)
+    past = np.zeros((2, len(steps), none + 1))
+    last = np.array(
+        [index.get(s.history[-1].tool, none) if s.history else none for s in steps], np.int64
+    )
+    calls = [
+        (call.error, i, column)
+        for i, step in enumerate(steps)
+        for call in step.history
+        if (column := index.get(call.tool)) is not None
+    ]
+    if calls:
+        past[tuple(np.array(calls, np.int64).T)] = 1.0
+    return past, last
+
+
+def _marked(columns: Sequence[Sequence[int]], width: int, kind: type[np.generic]) -> NDArray[Any]:
+    """A matrix with 1 in the named columns of each row."""
+    out = np.zeros((len(columns), width), kind)
+    rows = np.repeat(np.arange(len(columns)), [len(row) for row in columns])
+    out[rows, np.fromiter(chain.from_iterable(columns), np.int64, len(rows))] = 1
+    return out
+
+
 def arm_arrays(steps: Sequence[Step], chosen: Sequence[int], columns: int) -> ArmArrays:
     """The arms of the `chosen` steps, each of which has a gradient arm."""
     arms = [gradient for i in chosen if (gradient := steps[i].gradient) is not None]
-    width = max((len(g.support) for g in arms), default=1)
-    shape = (len(arms), width)
-    member, present, spread = (
-        np.zeros((*shape, columns)),
-        np.zeros(shape, np.bool_),
-        np.zeros(shape),
-    )
-    for i, gradient in enumerate(arms):
-        n = len(gradient.support)
-        present[i, :n] = True
-        spread[i, 1:n] = gradient.floor / max(n - 1, 1)
-        spread[i, 0] = gradient.defer_floor if n > 1 else 0.0
-        for j, arm in enumerate(gradient.support):
-            member[i, j, list(arm.tools)] = 1.0
-            member[i, j, -1] = arm.kind == ArmKind.SHOW  # the model may also respond
-    single = present.sum(axis=1) == 1
-    floors = np.array([g.floor + g.defer_floor for g in arms])
+    lengths = np.array([len(g.support) for g in arms], np.int64)
+    present = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    single = lengths == 1
+    floor = np.array([g.floor for g in arms])
+    defer_floor = np.array([g.defer_floor for g in arms])
+    spread = np.where(present, (floor / np.maximum(lengths - 1, 1))[:, None], 0.0)
+    spread[:, 0] = np.where(single, 0.0, defer_floor)
     return ArmArrays(
         step=np.array(chosen, np.int64),
-        member=member,
+        tools=_arm_tools([act for g in arms for act in g.support], present, columns),
         present=present,
         arm=np.array([g.arm for g in arms], np.int64),
         propensity=np.array([g.propensity for g in arms]),
         temperature=np.array([g.temperature for g in arms]),
         spread=spread,
-        mass=np.where(single, 1.0, 1.0 - floors),
+        mass=np.where(single, 1.0, 1.0 - (floor + defer_floor)),
     )
+
+
+def _arm_tools(acts: Sequence[Act], present: Flags, columns: int) -> Ints:
+    """The columns of every present arm, in order."""
+    objects = {id(act): act for act in acts}  # few, if equal ones are one object
+    row = {identity: i for i, identity in enumerate(objects)}
+    # the model that is shown some tools may also respond
+    members = [
+        (*act.tools, columns - 1) if act.kind == ArmKind.SHOW else act.tools
+        for act in objects.values()
+    ]
+    table = np.full((len(members) + 1, max(map(len, members), default=1)), columns, np.int64)
+    for i, tools in enumerate(members):
+        table[i, : len(tools)] = tools
+    which = np.full(present.shape, len(members), np.int64)
+    which[present] = [row[id(act)] for act in acts]
+    out: Ints = table[which]
+    return out

@@ -7,10 +7,13 @@ a policy gradient: only what a policy sampled, and nothing else (`gradient_arm`)
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,17 +21,32 @@ from agentgym.policy.arms import LEAST_DEFER
 from agentgym.policy.evaluate import Catalogue
 from agentgym.policy.features import DIM, Embedding, Featuriser, TextHasher, TextVector
 from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
-from agentgym.trajectory import Arm, ArmKind, Assignment, Fallback, PastCall, Tool
+from agentgym.trajectory import ArmKind, Assignment, Fallback, PastCall, Tool
 
 _LENGTH = struct.Struct("<I")
 _ACTING_MODES = (common_pb2.MODE_ADVISE, common_pb2.MODE_STEER)
+# Plain numbers and a table: a comparison with an enum costs more than all else of a step.
+_POLICY, _PINNED = int(Assignment.POLICY), int(Assignment.PINNED)
+_NO_FALLBACK = int(Fallback.NONE)
+_DEFER, _FORCE = int(ArmKind.DEFER), int(ArmKind.FORCE)
+_ACTS = frozenset((_FORCE, int(ArmKind.SHOW)))
+_KINDS = {int(kind): kind for kind in ArmKind}
+_Weighed = tuple[int, tuple[int, ...], float, float]
+"""Kind, positions among the offered tools, score and probability of an arm."""
+
+
+class Act(NamedTuple):
+    """What an arm does; its tools are columns of the universe."""
+
+    kind: ArmKind
+    tools: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GradientArm:
     """The sampled arm of a step that may enter a policy gradient."""
 
-    support: tuple[Arm, ...]  # tools are columns of the universe; entry 0 is defer
+    support: tuple[Act, ...]  # entry 0 is defer
     arm: int
     propensity: float
     temperature: float
@@ -149,72 +167,80 @@ def _messages(path: Path) -> Iterator[bytes]:
 
 def gradient_arm(record: decision_pb2.DecisionRecord, columns: Sequence[int]) -> GradientArm | None:
     """The arm of a step that a policy sampled in steer or advise mode; None for all others."""
-    arm, n = record.arm, len(record.support)
+    return _gradient(record, _arms(record), columns)
+
+
+def _arms(record: decision_pb2.DecisionRecord) -> list[_Weighed]:
+    return [(a.kind, tuple(a.tools), a.score, a.probability) for a in record.support]
+
+
+def _gradient(
+    record: decision_pb2.DecisionRecord, arms: Sequence[_Weighed], columns: Sequence[int]
+) -> GradientArm | None:
+    arm, n, offered = record.arm, len(arms), len(columns)
+    propensity, version = record.arm_propensity, record.policy_version
+    temperature, floor, defer_floor = record.temperature, record.floor, record.defer_floor
     sampled = (
-        int(record.assignment) == Assignment.POLICY
-        and int(record.fallback) == Fallback.NONE
+        record.assignment == _POLICY
+        and record.fallback == _NO_FALLBACK
         and record.mode in _ACTING_MODES
         and not record.greedy
-        and record.policy_version != ""
+        and version != ""
         and 0 <= arm < n
     )
     if not sampled:
         return None
-    probabilities = [a.probability for a in record.support]
-    kinds = [int(a.kind) for a in record.support]
+    kinds, tools_of, _, probabilities = zip(*arms, strict=True)
     sound = (
-        kinds[0] == ArmKind.DEFER
-        and all(kind in (ArmKind.FORCE, ArmKind.SHOW) for kind in kinds[1:])
-        and all(a.tools for a in record.support[1:])
-        and all(tool < len(columns) for a in record.support for tool in a.tools)
-        and all(p > 0 for p in probabilities)
+        kinds[0] == _DEFER
+        and _ACTS.issuperset(kinds[1:])
+        and all(tools_of[1:])
+        and max([max(tools) for tools in tools_of if tools], default=-1) < offered
+        and min(probabilities) > 0
         and abs(sum(probabilities) - 1) < 1e-6
-        and record.arm_propensity == probabilities[arm]
-        and record.temperature > 0
-        and record.floor >= 0
-        and (n == 1 or record.defer_floor >= LEAST_DEFER)
+        and propensity == arms[arm][3]
+        and temperature > 0
+        and floor >= 0
+        and (n == 1 or defer_floor >= LEAST_DEFER)
     )
     if not sound:
         return None
     support = tuple(
-        Arm(ArmKind(a.kind), tuple(columns[tool] for tool in a.tools), a.score, a.probability)
-        for a in record.support
+        [_act(kind, tuple([columns[tool] for tool in tools])) for kind, tools, _, _ in arms]
     )
-    return GradientArm(
-        support,
-        arm,
-        record.arm_propensity,
-        record.temperature,
-        record.floor,
-        record.defer_floor,
-        record.policy_version,
-    )
+    return GradientArm(support, arm, propensity, temperature, floor, defer_floor, version)
+
+
+@lru_cache(maxsize=1 << 16)
+def _act(kind: int, tools: tuple[int, ...]) -> Act:
+    # The same few of them stand in hundreds of thousands of places.
+    return Act(_KINDS[kind], tools)
 
 
 def left_alone(record: decision_pb2.DecisionRecord) -> bool:
     """Whether the agent chose by itself: nothing was decided or applied, or the arm was defer."""
     applied = (
-        int(record.assignment) in (Assignment.POLICY, Assignment.PINNED)
-        and int(record.fallback) == Fallback.NONE
+        record.assignment in (_POLICY, _PINNED)
+        and record.fallback == _NO_FALLBACK
         and record.mode in _ACTING_MODES
         and 0 <= record.arm < len(record.support)
     )
-    return not applied or int(record.support[record.arm].kind) == ArmKind.DEFER
+    return not applied or record.support[record.arm].kind == _DEFER
 
 
 def text_vector(
     features: decision_pb2.TaskFeatures, schema: int, embedding_dim: int
 ) -> TextVector | None:
     """The features of a task, or None where they are not a vector of this schema."""
-    index = np.array(features.index, np.int64)
+    index = np.fromiter(features.index, np.int64, len(features.index))
     sound = (
         features.feature_schema == schema
         and len(features.embedding) == embedding_dim
-        and bool(np.isfinite(features.embedding_scale))
+        and math.isfinite(features.embedding_scale)
         and len(index) == len(features.quantised)
         and (len(index) == 0 or int(index[-1]) < DIM)
-        and bool((np.diff(index) > 0).all())
-        and np.isfinite(features.scale)
+        and bool((index[1:] > index[:-1]).all())
+        and math.isfinite(features.scale)
         and features.scale >= 0
     )
     if not sound:
@@ -224,6 +250,23 @@ def text_vector(
     if embedding_dim:
         embedding = Embedding(np.frombuffer(features.embedding, np.int8), features.embedding_scale)
     return TextVector(index.astype(np.uint32), quantised, features.scale, embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """Offered tools: their columns, and the columns by name (the first of equal names)."""
+
+    columns: tuple[int, ...]
+    by_name: Mapping[str, int]
+
+
+_NO_OFFER = _Offer((), {})
+
+
+@lru_cache(maxsize=1)
+def _remembering(features: Featuriser) -> Callable[[str], TextVector]:
+    """`exactly` of a featuriser; the tools of the next training are mostly the same."""
+    return lru_cache(maxsize=4096)(features.exactly)
 
 
 class _Reader:
@@ -243,10 +286,13 @@ class _Reader:
         self.tools = tuple(f.hex() for f in fingerprints)
         self.names = tuple(known[f].name for f in fingerprints)
         self.features = features
-        self.universe = Catalogue(tuple(known[f] for f in fingerprints), features.exactly)
+        texts_of = _remembering(features)
+        self.universe = Catalogue(tuple(known[f] for f in fingerprints), texts_of)
         self.universe.fingerprints = tuple(fingerprints)
         self.universe.index = {f: i for i, f in enumerate(fingerprints)}
         self._with_text = frozenset(texts)
+        self._offers: dict[tuple[bytes, ...], _Offer] = {}
+        self._masks: dict[tuple[bool, ...], tuple[bool, ...]] = {}
 
     def trajectory(self, message: training_pb2.TrainingTrajectory) -> Trajectory:
         features = {
@@ -277,33 +323,42 @@ class _Reader:
         x: TextVector | None,
         executed: Sequence[training_pb2.TrainingCall],
     ) -> Step | None:
-        offered = list(record.offered)
-        if x is None or not offered or len(set(offered)) != len(offered):
+        offered = tuple(record.offered)
+        offer = self._offers.get(offered)
+        if offer is None:
+            offer = self._offers[offered] = self._offer(offered)
+        if x is None or offer is _NO_OFFER:
             return None
-        if not self._with_text.issuperset(offered):
-            return None
-        columns = [self.universe.index[f] for f in offered]
-        by_name = {self.names[column]: column for column in reversed(columns)}
+        columns, by_name = offer.columns, offer.by_name
         if any(call.tool not in by_name for call in executed):
             return None
-        failed = {by_name[call.tool] for call in executed if call.error}
-        allowed = record.allowed or [True] * len(offered)
-        if len(allowed) != len(offered):
+        allowed = tuple(record.allowed) or (True,) * len(columns)
+        if len(allowed) != len(columns):
             return None
+        arms = _arms(record)
         return Step(
             x=x,
-            offered=tuple(columns),
-            allowed=tuple(allowed),
-            history=tuple(PastCall(call.tool, error=call.error) for call in record.history),
+            offered=columns,
+            allowed=self._masks.setdefault(allowed, allowed),
+            history=tuple([PastCall(call.tool, error=call.error) for call in record.history]),
             called=tuple(sorted({by_name[call.tool] for call in executed})),
-            failed=tuple(sorted(failed)),
+            failed=tuple(sorted({by_name[call.tool] for call in executed if call.error})),
             responded=not executed,
             alone=left_alone(record),
-            down=tuple(columns[i] for i in record.down if i < len(columns)),
+            down=tuple([columns[i] for i in record.down if i < len(columns)]),
             scores={
-                columns[arm.tools[0]]: arm.score
-                for arm in record.support
-                if int(arm.kind) == ArmKind.FORCE and arm.tools and arm.tools[0] < len(columns)
+                columns[tools[0]]: score
+                for kind, tools, score, _ in arms
+                if kind == _FORCE and tools and tools[0] < len(columns)
             },
-            gradient=gradient_arm(record, columns),
+            gradient=_gradient(record, arms, columns),
         )
+
+    def _offer(self, offered: tuple[bytes, ...]) -> _Offer:
+        """What is known of the tools; _NO_OFFER if a step with them cannot be recomputed."""
+        if not offered or len(set(offered)) != len(offered):
+            return _NO_OFFER
+        if not self._with_text.issuperset(offered):
+            return _NO_OFFER
+        columns = tuple(self.universe.index[f] for f in offered)
+        return _Offer(columns, {self.names[column]: column for column in reversed(columns)})

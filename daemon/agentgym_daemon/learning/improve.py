@@ -12,6 +12,7 @@ from agentgym_daemon.learning import gate
 from agentgym_daemon.learning.dataset import Dataset
 from agentgym_daemon.learning.health import replay as health_after
 from agentgym_daemon.learning.health import stale
+from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import TrainReport, train
 
@@ -34,13 +35,17 @@ def improve(
     *,
     settings: LearningSettings,
     seed: int,
+    phases: Phases | None = None,
 ) -> Outcome:
     """Trains a candidate and passes its file to the gate; the same for the same arguments."""
-    dataset, dropped = _without_stale(dataset)
-    candidate, report = train(dataset, parent, settings=settings, seed=seed)
-    data = snapshot.dump(candidate, manifest)
-    sha256 = snapshot.digest(data)
-    receipt = gate.tier0(data, sha256, dataset, incumbent=parent, settings=settings)
+    phases = phases or Phases()
+    with phases("train"):
+        dataset, dropped = _without_stale(dataset)
+        candidate, report = train(dataset, parent, settings=settings, seed=seed, phases=phases)
+        data = snapshot.dump(candidate, manifest)
+        sha256 = snapshot.digest(data)
+    with phases("gate"):
+        receipt = gate.tier0(data, sha256, dataset, incumbent=parent, settings=settings)
     return Outcome(candidate, data, sha256, replace(report, stale=dropped), receipt)
 
 

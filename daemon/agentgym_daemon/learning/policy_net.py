@@ -176,7 +176,7 @@ class ArmNet:
     """Probabilities of sampled arms, as `agentgym.policy.arms.distribution` gives them."""
 
     def __init__(self, arms: ArmArrays, dtype: torch.dtype = torch.float64) -> None:
-        self._member = torch.from_numpy(arms.member).to(dtype)
+        self._tools = torch.from_numpy(arms.tools)
         self._present = torch.from_numpy(arms.present)
         self._temperature = torch.from_numpy(arms.temperature).to(dtype)
         self._spread = torch.from_numpy(arms.spread).to(dtype)
@@ -184,7 +184,9 @@ class ArmNet:
 
     def scores(self, estimates: Estimates, rows: Tensor) -> Tensor:
         """q for defer, p of the tool for force, p of the set and RESPOND for show."""
-        tools = torch.einsum("pac,pc->pa", self._member[rows], estimates.right)
+        columns = self._tools[rows]
+        right = functional.pad(estimates.right, (0, 1))  # its last column adds nothing
+        tools = right.gather(1, columns.flatten(1)).view(columns.shape).sum(2)
         alone = estimates.alone.sigmoid()
         if estimates.working is not None:
             alone = alone * estimates.working

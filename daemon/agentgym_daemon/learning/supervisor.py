@@ -1,7 +1,8 @@
 """The daemon's side of the trainer's process: starts it, feeds it, and survives it (no torch).
 
-One thread owns the process and its pipes; `train` may be called from any thread. A job that fails,
-crashes the process or exceeds its time becomes a failed result; the next job gets a new process.
+One thread owns the process and its pipes; `train` and `warm` may be called from any thread. The
+process starts when it is first needed: a daemon that only records never loads torch. A job that
+fails, crashes the process or exceeds its time becomes a failed result; the next job gets a new one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from agentgym_daemon.learning.settings import LearningSettings
 
@@ -62,11 +63,16 @@ class TrainResult:
     size: int = 0
     report: Mapping[str, Any] = field(default_factory=dict)
     receipt: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of its phases
 
     @property
     def ok(self) -> bool:
         """Whether there is a candidate; its receipt says whether it may go live."""
         return not self.error
+
+
+_Item = tuple[TrainJob, Future[TrainResult]] | Literal["warm"] | None
+"""What the trainer's thread is given; None ends it."""
 
 
 class _Process:
@@ -89,6 +95,10 @@ class _Process:
         for line in self._popen.stdout:
             self._said.put(line)
         self._said.put(b"")
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def say(self, message: Mapping[str, Any]) -> None:
         assert self._popen.stdin is not None
@@ -145,19 +155,35 @@ class Trainer:
             NICE_ENV: str(nice),
         }
         self._first_back_off_s = self._back_off_s = back_off_s
-        self._jobs: queue.Queue[tuple[TrainJob, Future[TrainResult]] | None] = queue.Queue()
+        self._jobs: queue.Queue[_Item] = queue.Queue()
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._status = "starting"
+        self._status = "idle"
         self._process: _Process | None = None
+        self._warmed = False
+        self._lost = False
         self._count = 0
         self._thread = threading.Thread(target=self._run, name="agentgym-trainer", daemon=True)
         self._thread.start()
 
     @property
     def status(self) -> str:
-        """starting, idle, training, restarting, closed, or "failed: REASON" of the last job."""
+        """idle, training, restarting, closed, or "failed: REASON" of the last job."""
         return self._status
+
+    @property
+    def pid(self) -> int | None:
+        """The trainer's process, while there is one."""
+        process = self._process
+        return process.pid if process is not None else None
+
+    def warm(self) -> None:
+        """Starts the process, once, ahead of the first job; returns at once."""
+        with self._lock:
+            if self._warmed or self._closing.is_set():
+                return
+            self._warmed = True
+            self._jobs.put("warm")
 
     def train(self, job: TrainJob) -> Future[TrainResult]:
         """Queues a job; the future never holds an exception, a failure is a result."""
@@ -182,8 +208,10 @@ class Trainer:
         self._thread.join()
 
     def _run(self) -> None:
-        self._start()
         while (item := self._jobs.get()) is not None:
+            if item == "warm":
+                self._start()
+                continue
             job, future = item
             if not future.set_running_or_notify_cancel():
                 continue
@@ -203,6 +231,8 @@ class Trainer:
         try:
             with self._log_path.open("wb") as errors:
                 self._process = _Process(self._command, self._environ, errors)
+            if self._closing.is_set():  # `close` may have come before there was one to end
+                self._process.stop(grace_s=0.0)
             self._process.hear(_START_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             reason = f"the trainer did not start ({type(error).__name__}): {error}{self._drop()}"
@@ -216,6 +246,7 @@ class Trainer:
         process, self._process = self._process, None
         if process is None:
             return ""
+        self._lost = True
         status = process.stop(grace_s=_GRACE_S if self._closing.is_set() else 0.0)
         try:
             tail = self._log_path.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
@@ -225,9 +256,8 @@ class Trainer:
 
     def _attempt(self, job: TrainJob) -> TrainResult:
         if self._process is None:
-            self._status = "restarting"
-            self._closing.wait(self._back_off_s)
-            self._back_off_s = min(2 * self._back_off_s, _LONGEST_BACK_OFF_S)
+            if self._lost:
+                self._back_off()
             if self._closing.is_set():
                 return TrainResult(job, "the trainer is closed")
             if reason := self._start():
@@ -237,6 +267,11 @@ class Trainer:
         if self._process is not None:
             self._back_off_s = self._first_back_off_s
         return result
+
+    def _back_off(self) -> None:
+        self._status = "restarting"
+        self._closing.wait(self._back_off_s)
+        self._back_off_s = min(2 * self._back_off_s, _LONGEST_BACK_OFF_S)
 
     def _ask(self, job: TrainJob) -> TrainResult:
         process = self._process
@@ -260,6 +295,7 @@ class Trainer:
             size=answer["size"],
             report=answer["report"],
             receipt=answer["receipt"],
+            seconds=answer.get("seconds", {}),
         )
 
 

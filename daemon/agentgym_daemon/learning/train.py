@@ -24,6 +24,7 @@ from agentgym.policy.parameters import EFFECTS, Parameters, extend, initial
 from agentgym_daemon.learning.arrays import Floats, Ints, step_arrays
 from agentgym_daemon.learning.churn import Churn, allowed_matrix, churn
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
+from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.policy_net import PolicyNet, to_parameters, to_tensors
 from agentgym_daemon.learning.problem import Problem
 from agentgym_daemon.learning.settings import LearningSettings
@@ -76,9 +77,16 @@ class TrainReport:
 
 
 def train(
-    dataset: Dataset, parent: Parameters | None, *, settings: LearningSettings, seed: int
+    dataset: Dataset,
+    parent: Parameters | None,
+    *,
+    settings: LearningSettings,
+    seed: int,
+    phases: Phases | None = None,
 ) -> tuple[Parameters, TrainReport]:
     """The candidate learned from `dataset`; the same for the same arguments.
+
+    `phases` gets the seconds of `featurise`: steps become arrays.
 
     Raises RatioError when decisions of the parent version cannot be recomputed.
     """
@@ -86,7 +94,8 @@ def train(
     start = prior if parent is None else extend(parent, dataset.tools, dataset.names)
     usable = [t for t in dataset.trajectories if t.steps and _informative(t)]
     kept = [t for t in usable if not t.held_out(settings.held_out_in)]
-    problem = Problem(dataset, kept, settings)
+    with (phases or Phases())("featurise"):
+        problem = Problem(dataset, kept, settings)
     ratio_error = problem.ratio_error(start) if parent is not None else None
     if ratio_error is not None and ratio_error > settings.ratio_limit:
         raise RatioError(

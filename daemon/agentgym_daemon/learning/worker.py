@@ -2,7 +2,8 @@
 
     {"id", "snapshot", "parent", "encoder", "out", "version", "seed", "created_unix_nano",
      "settings"}
-    -> {"id", "ok": true, "report", "receipt", "sha256", "size"} | {"id", "ok": false, "error"}
+    -> {"id", "ok": true, "report", "receipt", "sha256", "size", "seconds"}
+     | {"id", "ok": false, "error"}
 
 It stays for many jobs, so that torch is loaded once, gives way to everything else (one thread,
 nice AGENTGYM_TRAINER_NICE = 19), keeps to AGENTGYM_TRAINER_MEMORY_BYTES of memory, and ends when
@@ -11,6 +12,7 @@ stdin closes.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -28,6 +30,7 @@ from agentgym.policy.snapshot import Snapshot
 from agentgym_daemon.encoders.choice import featuriser_from
 from agentgym_daemon.learning.dataset import Dataset, grams_only, read_dataset
 from agentgym_daemon.learning.improve import improve
+from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.settings import LearningSettings
 
 MEMORY_ENV = "AGENTGYM_TRAINER_MEMORY_BYTES"
@@ -41,22 +44,21 @@ Run = Callable[[Mapping[str, Any]], dict[str, Any]]
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """Trains, passes the candidate to the gate, and writes its file atomically."""
     settings = LearningSettings.of(job.get("settings", {}))
-    parent = _load(job.get("parent"))
-    known = (
-        () if parent is None else zip(parent.parameters.tools, parent.parameters.names, strict=True)
-    )
-    dataset = read_dataset(
-        Path(job["snapshot"]), extra=tuple(known), featuriser=_featuriser(job.get("encoder"))
-    )
-    outcome = improve(
-        dataset,
-        parent.parameters if parent else None,
-        _manifest(job, dataset, parent, settings),
-        settings=settings,
-        seed=job["seed"],
-    )
-    _write(Path(job["out"]), outcome.data)
+    phases = Phases()
+    with phases("load"):
+        parent = _load(job.get("parent"))
+        known = parent.parameters if parent else None
+        dataset = read_dataset(
+            Path(job["snapshot"]),
+            extra=tuple(zip(known.tools, known.names, strict=True)) if known else (),
+            featuriser=_featuriser(job.get("encoder")),
+        )
+        manifest = _manifest(job, dataset, parent, settings)
+    outcome = improve(dataset, known, manifest, settings=settings, seed=job["seed"], phases=phases)
+    with phases("write"):
+        _write(Path(job["out"]), outcome.data)
     return {
+        "seconds": phases.seconds,
         "report": outcome.report.plain(),
         "receipt": outcome.receipt.plain(),
         "sha256": outcome.sha256,
@@ -142,6 +144,7 @@ def serve(lines: TextIO, out: TextIO, *, run: Run = run_job) -> None:
             said = json.dumps(answer | {"ok": False, "error": f"{type(error).__name__}: {error}"})
         out.write(said + "\n")
         out.flush()
+        gc.collect()
 
 
 def limit(environ: Mapping[str, str]) -> None:
@@ -149,6 +152,16 @@ def limit(environ: Mapping[str, str]) -> None:
     os.nice(int(environ.get(NICE_ENV, _NICE)))
     if memory := int(environ.get(MEMORY_ENV, "0")):
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def _warm_up() -> None:
+    """One step of an optimiser: torch loads half of itself at the first."""
+    import torch
+
+    value = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.Adam([value], fused=True)
+    value.sum().backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks one
+    optimiser.step()
 
 
 def main(run: Run = run_job) -> None:
@@ -159,6 +172,11 @@ def main(run: Run = run_job) -> None:
     import torch
 
     torch.set_num_threads(1)
+    _warm_up()
+    # A dataset is millions of objects without a cycle: to look for one, time and again while
+    # they are made, takes a third of the time of reading them.
+    gc.freeze()
+    gc.disable()
     out.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
     out.flush()
     serve(sys.stdin, out, run=run)

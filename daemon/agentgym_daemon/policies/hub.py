@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Subscriber:
@@ -32,6 +32,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._subscribers: set[Subscriber] = set()
+        self._watchers: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -46,13 +47,28 @@ class Hub:
         finally:
             self._subscribers.discard(subscriber)
 
+    @contextlib.contextmanager
+    def watch(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Calls back at every ring, for whichever agent, as long as the context lasts."""
+        self._watchers.append(callback)
+        try:
+            yield
+        finally:
+            self._watchers.remove(callback)
+
     def ring(self, agent: str) -> None:
         """The live versions of an agent changed, or which of its tools are down."""
+        self._tell()
         for subscriber in self._subscribers:
             if subscriber.agent == agent:
                 subscriber.ring()
 
     def ring_all(self) -> None:
         """Something changed for everybody, such as the end of the daemon."""
+        self._tell()
         for subscriber in self._subscribers:
             subscriber.ring()
+
+    def _tell(self) -> None:
+        for callback in self._watchers:
+            callback()

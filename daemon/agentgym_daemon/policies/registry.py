@@ -1,13 +1,11 @@
 """The registry: snapshot files, and promotion, rollback and pinning as one operation each.
 
-A version is a file and a fact of the log; a change of what is live is a fact of the log. The
-`current.json` pointer repeats what is live for processes that may not use gRPC.
+A version is a file and a fact of the log; a change of what is live is a fact of the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,7 +25,6 @@ _log = logging.getLogger(__name__)
 Append = Callable[[log_pb2.LogRecord], Awaitable[int]]
 """Writes a fact to the log and returns when it is durable."""
 
-POINTER_NAME = "current.json"
 _CACHED_SNAPSHOTS = 8
 
 
@@ -48,7 +45,7 @@ class Registry:
         self.book = Book()
 
     def load(self, versions: Iterable[policy_pb2.PolicyVersion], changes: Iterable[Change]) -> None:
-        """Takes up what the log says, looks at the files and renews the pointer."""
+        """Takes up what the log says, and looks at the files."""
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -61,7 +58,6 @@ class Registry:
             self.book.change(change)
         for version in self.book.live():
             self._check(version)
-        self._write_pointer()
 
     def path(self, version: str) -> Path:
         """Where the file of a version lies."""
@@ -184,7 +180,6 @@ class Registry:
         await self._append(log_pb2.LogRecord(change=change))
         self.book.change(change)
         self._broken.discard(version)
-        await asyncio.to_thread(self._write_pointer)
         self._changed(scope.agent)
         name = Change.Kind.Name(kind).removeprefix("KIND_").lower()
         _log.info(
@@ -220,20 +215,3 @@ class Registry:
         except SnapshotError:
             self._broken.add(version.version)
             _log.exception("live policy %s is not served", version.version)
-
-    def _write_pointer(self) -> None:
-        live = [
-            {
-                "agent": version.scope.agent,
-                "agent_name": version.scope.agent_name,
-                "feature_schema": version.scope.feature_schema,
-                "version": version.version,
-                "sha256": version.sha256,
-                "size": version.size,
-                "file": self.path(version.version).name,
-                "pinned": version.pinned,
-            }
-            for version in self.live()
-        ]
-        text = json.dumps({"live": live, "written_unix_nano": self._clock.now_ns()}, indent=1)
-        write_private(self._directory / POINTER_NAME, text.encode())

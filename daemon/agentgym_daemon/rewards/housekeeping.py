@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from agentgym.proto.v1 import log_pb2, reward_pb2
-from agentgym_daemon.clock import Clock
+from agentgym_daemon.clock import Clock, Timeline
 from agentgym_daemon.rewards import facts
 from agentgym_daemon.rewards.resolve import Append
 
@@ -19,7 +19,6 @@ _log = logging.getLogger(__name__)
 
 IDLE = "idle"
 DEFAULT = "default"
-_SECOND_NS = 1_000_000_000
 
 
 class Pending(Protocol):
@@ -48,18 +47,30 @@ class Housekeeping:
         self._pending = pending
         self._append = append
         self._clock = clock
-        self._idle_ttl_ns = int(idle_ttl_s * _SECOND_NS)
+        self._timeline = Timeline(clock)
+        self._started = clock.monotonic()
+        self.configure(
+            idle_ttl_s=idle_ttl_s,
+            default_reward=default_reward,
+            default_reward_after_s=default_reward_after_s,
+        )
+
+    def configure(
+        self, *, idle_ttl_s: float, default_reward: float | None, default_reward_after_s: float
+    ) -> None:
+        """Takes up new settings; they hold from the next look."""
+        self._idle_ttl_s = idle_ttl_s
         self._default_reward = default_reward
-        self._default_after_ns = int(default_reward_after_s * _SECOND_NS)
-        self._started_ns = clock.now_ns()
+        self._default_after_s = default_reward_after_s
 
     async def close_idle(self) -> int:
         """Closes trajectories of which nothing came for too long; returns how many."""
-        now = self._clock.now_ns()
+        # A clock that is set forward by hours must not end every run that is under way.
+        before_ns = self._timeline.ago(self._idle_ttl_s)
         # Agents that could not send while the daemon was down get the full time after its start.
-        if now - self._started_ns < self._idle_ttl_ns:
+        if self._clock.monotonic() - self._started < self._idle_ttl_s:
             return 0
-        overdue = await asyncio.to_thread(self._pending.idle_since, now - self._idle_ttl_ns)
+        overdue = await asyncio.to_thread(self._pending.idle_since, before_ns)
         await asyncio.gather(
             *(
                 self._append(log_pb2.LogRecord(closure=_closure(trajectory_id)))
@@ -76,7 +87,7 @@ class Housekeeping:
             return 0
         now = self._clock.now_ns()
         overdue = await asyncio.to_thread(
-            self._pending.unrewarded_since, now - self._default_after_ns
+            self._pending.unrewarded_since, self._timeline.ago(self._default_after_s)
         )
         reward = reward_pb2.Reward(
             value=self._default_reward, source=DEFAULT, reason="no reward came in time"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from agentgym import semconv
 from agentgym.proto.v1 import admin_pb2, admin_pb2_grpc
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.errors import StorageError
 from agentgym_daemon.learning import schedule
 from agentgym_daemon.policies.book import scope_of
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.rpc.producers import Producers
 from agentgym_daemon.rpc.status import Context, unary
 from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.database import Store
@@ -31,7 +34,32 @@ class Vitals:
     applied: Callable[[], int]
     trainer: Callable[[], str]
     listeners: Callable[[], tuple[str, ...]]
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int]
+    not_ready: Callable[[], str]
+    disk_free: Callable[[], int]
+    log_start: Callable[[], int]
+    damages: Callable[[], Iterable[Damage]]
+    producers: Producers
+
+
+class Damage(Protocol):
+    """A file that could not be read and was set aside."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies now."""
+
+    @property
+    def reason(self) -> str:
+        """What was wrong with it."""
+
+    @property
+    def lost_bytes(self) -> int:
+        """What cannot be had from anywhere else."""
+
+    @property
+    def time_unix_nano(self) -> int:
+        """When it was found."""
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
@@ -47,7 +75,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         *,
         down: Callable[[Scope], list[str]] = lambda _scope: [],
     ) -> None:
-        self._config = config
+        self.config = config
+        """Replaced as a whole when settings change."""
         self._store = store
         self._registry = registry
         self._hub = hub
@@ -60,6 +89,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.StatusResponse:
         """Counters, progress per scope, positions in the log."""
         vitals = self._vitals
+        not_ready = vitals.not_ready()
         progress, counted = await asyncio.to_thread(self._read)
         for name, count in vitals.counts.items():
             counted[name] = counted.get(name, 0) + count
@@ -68,7 +98,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             contract_version=semconv.CONTRACT_VERSION,
             pid=os.getpid(),
             uptime_s=vitals.uptime_s(),
-            home=str(self._config.home),
+            home=str(self.config.home),
             listeners=vitals.listeners(),
             counters=counted,
             scopes=[self._scope(row, down) for row, down in progress],
@@ -76,12 +106,22 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             log_end=vitals.log_end(),
             log_applied=vitals.applied(),
             trainer=vitals.trainer(),
+            ready=not not_ready,
+            not_ready=not_ready,
+            disk_free=vitals.disk_free(),
+            log_start=vitals.log_start(),
+            damages=[_damage(damage) for damage in vitals.damages()],
+            producers=vitals.producers.newest(),
+            produced=vitals.producers.sums(),
         )
 
     def _read(self) -> tuple[list[tuple[Progress, list[str]]], dict[str, int]]:
-        with self._store.reading() as cursor:
-            progress, counted = scope_progress(cursor), counters(cursor)
-        return [(row, self._down(row.scope)) for row in progress], counted
+        try:
+            with self._store.reading() as cursor:
+                progress, counted = scope_progress(cursor), counters(cursor)
+            return [(row, self._down(row.scope)) for row in progress], counted
+        except StorageError:  # the database is being opened again; all else can be said
+            return [], {}
 
     def _scope(self, row: Progress, down: list[str]) -> admin_pb2.ScopeStatus:
         scope = scope_of(row.scope)
@@ -98,6 +138,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             down=down,
             until_training=schedule.needed(
                 schedule.Progress(row.rewarded, row.rewarded_at_last_training),
-                self._config.retrain_trajectories,
+                self.config.retrain_trajectories,
             ),
         )
+
+
+def _damage(damage: Damage) -> admin_pb2.Damage:
+    return admin_pb2.Damage(
+        path=damage.path,
+        reason=damage.reason,
+        lost_bytes=damage.lost_bytes,
+        time_unix_nano=damage.time_unix_nano,
+    )

@@ -14,7 +14,7 @@ from agentgym_daemon.errors import InvalidRequestError
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.status import Context, stream
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 512 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -1,4 +1,7 @@
-"""Lets a call through only with a token whose scopes cover it, and with our contract version."""
+"""Lets a call through only with a token whose scopes cover it, and with our contract version.
+
+Calls that add facts have to pass `admission` too.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from grpc import aio
 
 from agentgym import semconv
 from agentgym_daemon.errors import ContractError, DirectoryError
+from agentgym_daemon.rpc.admission import Admission
 from agentgym_daemon.rpc.parsing import parsing
-from agentgym_daemon.rpc.tokens import Scope, Tokens
+from agentgym_daemon.rpc.tokens import Scope, Token, Tokens
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +24,7 @@ SCOPES: dict[str, Scope] = {
     "/opentelemetry.proto.collector.trace.v1.TraceService/Export": Scope.INGEST,
     "/agentgym.v1.DecisionService/Record": Scope.INGEST,
     "/agentgym.v1.CatalogueService/Put": Scope.INGEST,
+    "/agentgym.v1.ProducerService/Report": Scope.INGEST,
     "/agentgym.v1.PolicyService/Subscribe": Scope.INGEST,
     "/agentgym.v1.ArtifactService/Get": Scope.INGEST,
     "/agentgym.v1.RewardService/Report": Scope.REWARD,
@@ -37,7 +42,19 @@ SCOPES: dict[str, Scope] = {
 }
 """What a token must allow for a method; a method that is not here needs admin."""
 
+ADDS_FACTS = frozenset(
+    (
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        "/agentgym.v1.DecisionService/Record",
+        "/agentgym.v1.CatalogueService/Put",
+        "/agentgym.v1.RewardService/Report",
+        "/agentgym.v1.RewardService/Revoke",
+    )
+)
+"""Methods that write to the log on behalf of a sender."""
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Refusal = tuple[grpc.StatusCode, str]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
@@ -50,25 +67,33 @@ else:
 class Gate(_Interceptor):
     """Refuses calls without a fitting token or contract version, before any byte is parsed."""
 
-    def __init__(self, tokens: Tokens, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, tokens: Tokens, count: Callable[[str], None], admission: Admission | None = None
+    ) -> None:
         self._tokens = tokens
         self._count = count
+        self._admission = admission
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         """The real handler, or one that refuses."""
         metadata = {key: value for key, value in handler_call_details.invocation_metadata or ()}
-        refusal = self._refusal(handler_call_details.method, metadata)
-        if refusal is None:
-            handler: Handler = parsing(await continuation(handler_call_details))
+        method = handler_call_details.method
+        token = self._token(metadata)
+        refusal = _refusal(method, metadata, token) if isinstance(token, Token) else token
+        if refusal is not None:
+            code, message = refusal
+            self._count(f"refused_{code.name.lower()}")
+            _log.warning("refused %s: %s", method, message)
+            return _refuse(code, message)
+        handler: Handler = parsing(await continuation(handler_call_details))
+        if self._admission is None or method not in ADDS_FACTS:
             return handler
-        code, message = refusal
-        self._count(f"refused_{code.name.lower()}")
-        _log.warning("refused %s: %s", handler_call_details.method, message)
-        return _refuse(code, message)
+        guarded: Handler = self._admission.guarded(handler, _source(metadata, token))
+        return guarded
 
-    def _refusal(self, method: str, metadata: dict[str, Any]) -> tuple[grpc.StatusCode, str] | None:
+    def _token(self, metadata: dict[str, Any]) -> Token | Refusal:
         presented = str(metadata.get(semconv.METADATA_TOKEN, ""))
         kind, _, secret = presented.partition(" ")
         if kind.lower() != "bearer" or not secret:
@@ -85,13 +110,25 @@ class Gate(_Interceptor):
                 "this daemon does not know the token; use that of its own $AGENTGYM_HOME/token, "
                 "or make one: agentgym-daemon token add NAME --scope ingest"
             )
-        needed = SCOPES.get(method, Scope.ADMIN)
-        if needed not in token.scopes:
-            return grpc.StatusCode.PERMISSION_DENIED, (
-                f"token {token.name!r} has scopes {sorted(map(str, token.scopes))}, this call "
-                f"needs {str(needed)!r}; make one: agentgym-daemon token add NAME --scope {needed}"
-            )
-        return _contract(metadata)
+        return token
+
+
+def _refusal(method: str, metadata: dict[str, Any], token: Token) -> Refusal | None:
+    needed = SCOPES.get(method, Scope.ADMIN)
+    if needed not in token.scopes:
+        return grpc.StatusCode.PERMISSION_DENIED, (
+            f"token {token.name!r} has scopes {sorted(map(str, token.scopes))}, this call "
+            f"needs {str(needed)!r}; make one: agentgym-daemon token add NAME --scope {needed}"
+        )
+    return _contract(metadata)
+
+
+def _source(metadata: dict[str, Any], token: Token | Refusal) -> str:
+    """Whose share a call counts against: its plugin's, else its token's."""
+    producer = metadata.get(semconv.METADATA_PRODUCER, b"")
+    if isinstance(producer, bytes) and producer:
+        return f"producer {producer.hex()}"
+    return f"token {token.name}" if isinstance(token, Token) else ""
 
 
 def _contract(metadata: dict[str, Any]) -> tuple[grpc.StatusCode, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 
 from agentgym import semconv
 from agentgym.proto.v1 import policy_pb2, policy_pb2_grpc
@@ -11,6 +11,7 @@ from agentgym_daemon.errors import ContractError, InvalidRequestError
 from agentgym_daemon.policies.book import Change
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.policies.updates import Updates
 from agentgym_daemon.rpc.status import Context, stream, unary
 
 _log = logging.getLogger(__name__)
@@ -28,14 +29,12 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         registry: Registry,
         hub: Hub,
         *,
-        handshake: policy_pb2.PolicyUpdate,
-        down: Callable[[str], Iterable[bytes]] = lambda _agent: (),
+        updates: Updates,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._registry = registry
         self._hub = hub
-        self._handshake = handshake
-        self._down = down
+        self._updates = updates
         self._heartbeat_s = heartbeat_s
         self._stopping = False
 
@@ -58,7 +57,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         with self._hub.subscribe(request.agent) as subscriber:
             _log.info("subscribed: agent %s, plugin %s", request.agent, request.plugin_version)
             while not self._stopping:
-                yield self._update(request)
+                yield self._updates.of(request.agent)
                 await subscriber.wait(self._heartbeat_s)
 
     @unary
@@ -103,19 +102,6 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         else:
             change = await self._registry.pin(request.version, actor=ACTOR, reason=request.reason)
         return _response(change)
-
-    def _update(self, request: policy_pb2.SubscribeRequest) -> policy_pb2.PolicyUpdate:
-        update = policy_pb2.PolicyUpdate()
-        update.CopyFrom(self._handshake)
-        # Also versions whose files were changed since: nobody can load them any more, but agents
-        # that verified one before keep it.
-        update.live.extend(
-            version
-            for version in self._registry.book.live(request.agent)
-            if version.scope.feature_schema == self._handshake.features.number
-        )
-        update.down.extend(self._down(request.agent))
-        return update
 
 
 def _response(change: Change) -> policy_pb2.ChangeResponse:

@@ -15,12 +15,14 @@ SOCKET_NAME = "daemon.sock"
 MAX_SOCKET_PATH = 107
 """Bytes of a path that a unix socket's address holds."""
 MAX_MESSAGE_BYTES = 16 * 2**20
+"""What gRPC lets in, also after decompression: no bomb unfolds further. Services may take less."""
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # or a second daemon would share the port silently
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who does not end it is cut off
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )

@@ -11,6 +11,7 @@ from grpc import aio
 
 from agentgym.errors import EncoderError, SnapshotError
 from agentgym_daemon import errors
+from agentgym_daemon.rpc.retry import RETRY_AFTER_S, retry_metadata
 
 _Servicer = TypeVar("_Servicer")
 _Request = TypeVar("_Request")
@@ -25,10 +26,13 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (errors.InvalidRewardError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
+    (errors.NotReadyError, grpc.StatusCode.UNAVAILABLE),
+    (errors.QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DirectoryError, grpc.StatusCode.UNAVAILABLE),
     (SnapshotError, grpc.StatusCode.DATA_LOSS),
     (EncoderError, grpc.StatusCode.DATA_LOSS),
 )
+_FOR_NOW = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
 
 
 def code_of(error: Exception) -> grpc.StatusCode:
@@ -37,6 +41,15 @@ def code_of(error: Exception) -> grpc.StatusCode:
         if isinstance(error, kind):
             return code
     return grpc.StatusCode.INTERNAL
+
+
+async def refuse(context: Context, error: Exception) -> None:
+    """Ends a call with an error, and says when it is worth another try."""
+    code = code_of(error)
+    delay_s = getattr(error, "retry_after_s", RETRY_AFTER_S)
+    if code in _FOR_NOW:
+        await context.abort(code, str(error), retry_metadata(code, str(error), delay_s))
+    await context.abort(code, str(error))
 
 
 def unary(
@@ -49,7 +62,7 @@ def unary(
         try:
             return await method(self, request, context)
         except (errors.DaemonError, SnapshotError, EncoderError) as error:
-            await context.abort(code_of(error), str(error))
+            await refuse(context, error)
             raise
 
     return call
@@ -68,6 +81,6 @@ def stream(
             async for response in method(self, request, context):
                 yield response
         except (errors.DaemonError, SnapshotError, EncoderError) as error:
-            await context.abort(code_of(error), str(error))
+            await refuse(context, error)
 
     return call

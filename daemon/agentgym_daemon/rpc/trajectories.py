@@ -107,7 +107,8 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
     def _get(self, trajectory_id: bytes) -> trajectory_pb2.Trajectory:
         identifier(trajectory_id, TRAJECTORY_ID_BYTES, "trajectory_id")
         with self._store.reading() as cursor:
-            found = trajectories.trajectory(cursor, trajectory_id)
+            numbers = self._store.indexes.of_ids(cursor, [trajectory_id])
+            found = trajectories.trajectory(cursor, trajectory_id, numbers=numbers)
         if found is None:
             raise NotFoundError(
                 f"no trajectory {trajectory_id.hex()}; it may not have been sent yet"
@@ -134,7 +135,8 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
         if not trajectory_ids:
             return []
         with self._store.reading() as cursor:
-            return trajectories.summaries(cursor, trajectory_ids)
+            numbers = self._store.indexes.of_ids(cursor, trajectory_ids)
+            return trajectories.summaries(cursor, trajectory_ids, numbers=numbers)
 
     def _explain(self, wanted: bytes) -> trajectory_pb2.ExplainResponse:
         if len(wanted) == TRAJECTORY_ID_BYTES:

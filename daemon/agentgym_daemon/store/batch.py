@@ -16,6 +16,7 @@ import duckdb
 from google.protobuf.message import DecodeError
 
 from agentgym.proto.v1 import decision_pb2, log_pb2
+from agentgym_daemon.store import rollups
 from agentgym_daemon.store.database import (
     Cursor,
     Store,
@@ -24,9 +25,12 @@ from agentgym_daemon.store.database import (
     set_meta,
 )
 from agentgym_daemon.store.fold import Fold
+from agentgym_daemon.store.indexes import Indexes
 from agentgym_daemon.store.memory import KEPT_TRAJECTORIES, Memory
+from agentgym_daemon.store.numbers import among
+from agentgym_daemon.store.rewards import rewards_by_ids
 from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Scope, TraceDecoder
-from agentgym_daemon.store.state import load
+from agentgym_daemon.store.state import TrajectoryState, load
 
 Entry = tuple[int, bytes]
 """A durable record: the log offset behind it, and its payload."""
@@ -38,6 +42,7 @@ _REJECTIONS = (
     "rewards_rejected",
     "records_rejected",
 )
+_RATED_AT_ONCE = 2000
 # Content that no column takes; what these say of one record they will always say of it.
 _UNSTORABLE = (duckdb.DataError, duckdb.IntegrityError)
 
@@ -100,8 +105,14 @@ class BatchWriter:
 
     def apply(self, entries: Sequence[Entry]) -> AppliedBatch:
         """Applies the records in one transaction, which also holds the new applied offset."""
+        decoded = [self._read(end, payload) for end, payload in entries]
+        for number, one in enumerate(decoded[:-1]):
+            if _deletes(one) or _deletes(decoded[number + 1]):
+                # What it deletes must be written before, and what comes behind must not find it.
+                first = self.apply(entries[: number + 1])
+                return first.followed_by(self.apply(entries[number + 1 :]))
         try:
-            return self._apply([self._read(end, payload) for end, payload in entries])
+            return self._apply(decoded)
         except _UNSTORABLE as error:
             if len(entries) == 1:
                 _logger.error("log record before %d cannot be stored: %s", entries[0][0], error)
@@ -114,14 +125,17 @@ class BatchWriter:
         self._memory = self._fresh_memory()
 
     def _fresh_memory(self) -> Memory:
-        return Memory(self._store.writer, kept_trajectories=self._kept)
+        return Memory(self._store.writer, self._store.indexes, kept_trajectories=self._kept)
 
     def _read(self, end: int, payload: bytes) -> _Decoded:
         try:
             record = log_pb2.LogRecord.FromString(payload)
             match record.WhichOneof("fact"):
                 case "otlp_traces":
-                    return _Decoded(end, record, traces=self._decode(record.otlp_traces))
+                    received_ns = min(record.received_unix_nano, MAX_BIGINT)
+                    return _Decoded(
+                        end, record, traces=self._decode(record.otlp_traces, received_ns)
+                    )
                 case "decisions":
                     request = decision_pb2.RecordRequest.FromString(record.decisions)
                     return _Decoded(end, record, decisions=request)
@@ -142,7 +156,10 @@ class BatchWriter:
             _roll_back(cursor)
             self._memory_after_failure()
             raise
-        self._memory.committed(fold.touched.values())
+        self._memory.committed(cursor, fold.touched.values(), fold.rewards)
+        if fold.counts["trajectories_expired"]:
+            self._store.index_again()
+            self.reset()
         return AppliedBatch(
             end=batch[-1].end,
             records=len(batch),
@@ -161,7 +178,7 @@ class BatchWriter:
             _logger.warning("database is not usable until it is opened again")
 
     def _fold(self, cursor: Cursor, batch: Sequence[_Decoded]) -> Fold:
-        rewarded_by_id = _rewarded_by_id(cursor, batch)
+        rewarded_by_id = _rewarded_by_id(cursor, self._store.indexes, batch)
         named = [i for ids in rewarded_by_id.values() for i in ids]
         self._memory.prepare(cursor, [*named, *_trajectory_ids(batch)])
         fold = Fold(
@@ -180,21 +197,26 @@ class BatchWriter:
         if aggregation_of_rows(cursor) == rule:
             return
         cursor.execute("BEGIN")
-        ids = fetch(
-            cursor,
-            "SELECT id FROM trajectories WHERE no IN (SELECT trajectory_no FROM rewards)",
-        )
-        for state in load(cursor, [i for (i,) in ids]):
-            state.rate(rule)
-            cursor.execute(
-                "UPDATE trajectories SET reward = ? WHERE no = ?", [state.reward, state.no]
-            )
+        rows = fetch(cursor, "SELECT DISTINCT trajectory_no FROM rewards ORDER BY ALL")
+        numbers = [number for (number,) in rows]
+        for first in range(0, len(numbers), _RATED_AT_ONCE):
+            states = list(load(cursor, numbers[first : first + _RATED_AT_ONCE]))
+            for state in states:
+                state.rate(rule)
+            _replace_summaries(cursor, states)
+        rollups.recount(cursor, (rollups.RUN_MINUTES, rollups.SCOPE_TOTALS))
         set_meta(cursor, "aggregation", rule)
         cursor.execute("COMMIT")
 
 
+def _deletes(decoded: _Decoded) -> bool:
+    record = decoded.record
+    return record is not None and record.WhichOneof("fact") == "retention"
+
+
 def _fold_one(fold: Fold, decoded: _Decoded) -> None:
     record = decoded.record
+    fold.begin(decoded.end, record.expired if record is not None else ())
     fold.counts["records"] += 1
     if record is None:
         fold.counts["records_rejected"] += 1
@@ -236,7 +258,9 @@ def _trajectory_ids(batch: Iterable[_Decoded]) -> Iterator[bytes]:
                     yield decoded.record.closure.trajectory_id
 
 
-def _rewarded_by_id(cursor: Cursor, batch: Iterable[_Decoded]) -> dict[str, set[bytes]]:
+def _rewarded_by_id(
+    cursor: Cursor, indexes: Indexes, batch: Iterable[_Decoded]
+) -> dict[str, set[bytes]]:
     """Where the rewards that the batch revokes were given."""
     wanted = [
         decoded.record.revocation.reward_id
@@ -244,16 +268,8 @@ def _rewarded_by_id(cursor: Cursor, batch: Iterable[_Decoded]) -> dict[str, set[
         if decoded.record is not None and decoded.record.WhichOneof("fact") == "revocation"
     ]
     found: dict[str, set[bytes]] = {}
-    if not wanted:
-        return found
-    rows = fetch(
-        cursor,
-        "SELECT r.reward_id, t.id FROM rewards r JOIN trajectories t ON t.no = r.trajectory_no "
-        "WHERE r.reward_id IN (SELECT unnest(?::VARCHAR[]))",
-        [wanted],
-    )
-    for reward_id, trajectory_id in rows:
-        found.setdefault(reward_id, set()).add(trajectory_id)
+    for reward in rewards_by_ids(cursor, wanted, numbers=indexes.of_reward_ids(cursor, wanted)):
+        found.setdefault(reward.reward_id, set()).add(reward.trajectory_id)
     return found
 
 
@@ -265,12 +281,12 @@ def _write(cursor: Cursor, fold: Fold) -> None:
     _append(cursor, "tools", fold.tools)
     _append(cursor, "scope_tools", fold.scope_tools)
     _append(cursor, "rewards", [reward.row() for reward in fold.rewards])
-    for reward_id, reason in fold.revoked:
+    for number, reason in fold.revoked:
         cursor.execute(
-            "UPDATE rewards SET revoked = true, reason = ? WHERE reward_id = ? AND NOT revoked",
-            [reason, reward_id],
+            "UPDATE rewards SET revoked = true, reason = ? WHERE no = ?", [reason, number]
         )
     _write_summaries(cursor, fold)
+    rollups.write(cursor, fold.touched.values(), fold.tool_minutes)
     _write_producers(cursor, fold)
     _write_counters(cursor, fold)
 
@@ -278,14 +294,16 @@ def _write(cursor: Cursor, fold: Fold) -> None:
 def _write_summaries(cursor: Cursor, fold: Fold) -> None:
     stored = fold.memory.stored_trajectory
     states = sorted(fold.touched.values(), key=lambda state: state.no)
-    old = [state.no for state in states if state.no <= stored]
-    if old:
-        cursor.execute(
-            "DELETE FROM trajectories "
-            "WHERE no BETWEEN ? AND ? AND no IN (SELECT unnest(?::BIGINT[]))",
-            [old[0], old[-1], old],
-        )
-    _append(cursor, "trajectories", [state.row() for state in states])
+    old = [state for state in states if state.no <= stored]
+    _replace_summaries(cursor, old)
+    _append(cursor, "trajectories", [state.row() for state in states[len(old) :]])
+
+
+def _replace_summaries(cursor: Cursor, states: Sequence[TrajectoryState]) -> None:
+    if states:
+        numbers = [state.no for state in states]
+        cursor.execute(f"DELETE FROM trajectories WHERE {among('no', numbers)}")
+        _append(cursor, "trajectories", [state.row() for state in states])
 
 
 def _write_producers(cursor: Cursor, fold: Fold) -> None:

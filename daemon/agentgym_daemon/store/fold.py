@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, log_pb2
 from agentgym_daemon.store import facts
 from agentgym_daemon.store.aggregate import Aggregation
 from agentgym_daemon.store.database import Cursor
+from agentgym_daemon.store.expire import expire, take_receipt
 from agentgym_daemon.store.memory import Memory
+from agentgym_daemon.store.numbers import NUMBER_BITS
+from agentgym_daemon.store.rollups import ToolMinutes
 from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Evaluation, Scope, SpanRow
 from agentgym_daemon.store.state import (
     BY_ROOT,
@@ -46,16 +50,30 @@ class Fold:
         self.tools: list[_Row] = []
         self.scope_tools: list[_Row] = []
         self.rewards: list[RewardState] = []
-        self.revoked: list[tuple[str, str]] = []
+        self.revoked: list[tuple[int, str]] = []
+        self.tool_minutes = ToolMinutes()
         self.touched: dict[bytes, TrajectoryState] = {}
         self.closed: dict[bytes, None] = {}
         self.rewarded: dict[bytes, None] = {}
         self.producers: dict[bytes, int] = {}
         self.counts: Counter[str] = Counter()
         self.policies_changed = False
+        self._base = 0
+        self._order: dict[bytes, int] = {}
+        self._expired: frozenset[bytes] = frozenset()
         self._cursor = cursor
         self._aggregation = aggregation
         self._rewarded_by_id = rewarded_by_id
+
+    def begin(self, end: int, expired: Iterable[bytes] = ()) -> None:
+        """The next record; what it says of expired trajectories counts no more.
+
+        Row numbers come from the record alone, so that they are the same after a rebuild, whatever
+        older records are gone by then.
+        """
+        self._base = end << NUMBER_BITS
+        self._order = {}
+        self._expired = frozenset(expired)
 
     def producer(self, record: log_pb2.LogRecord, received_ns: int) -> None:
         """Keeps the highest sequence of the sender; a repeat is harmless, its ids are known."""
@@ -71,17 +89,20 @@ class Fold:
         self.counts["spans_rejected"] += decoded.rejected
         for span in decoded.spans:
             self._span(span, received_ns)
-        for evaluation in decoded.evaluations:
-            self._evaluation(evaluation, received_ns)
+        for position, evaluation in enumerate(decoded.evaluations):
+            self._evaluation(evaluation, received_ns, position=position)
 
     def _span(self, span: SpanRow, received_ns: int) -> None:
         state = self._touch(span.trace_id, start_ns=span.start_ns, received_ns=received_ns)
+        if state is None:
+            return
         if span.span_id in state.seen:
             self.counts["spans_duplicate"] += 1
             return
         state.add_span(span)
         self.counts["spans"] += 1
         self.spans.append((state.no, *span[:_STORED_SPAN_FIELDS], received_ns))
+        self.tool_minutes.add(span)
         if span.is_root:
             self._close(
                 state,
@@ -90,7 +111,7 @@ class Fold:
                 received_ns=received_ns,
             )
 
-    def _evaluation(self, evaluation: Evaluation, received_ns: int) -> None:
+    def _evaluation(self, evaluation: Evaluation, received_ns: int, *, position: int) -> None:
         trace, span, number = evaluation.trace_id, evaluation.span_id, evaluation.number
         identifier = f"e-{trace.hex()}-{span.hex()}-{number}"
         self._reward(
@@ -108,6 +129,7 @@ class Fold:
                 revoked=False,
                 reason="",
             ),
+            position=position,
         )
 
     def decisions_and_features(self, request: decision_pb2.RecordRequest, received_ns: int) -> None:
@@ -122,6 +144,8 @@ class Fold:
             self.counts["features_rejected"] += 1
             return
         state = self._touch(features.trajectory_id, start_ns=received_ns, received_ns=received_ns)
+        if state is None:
+            return
         mark = b"f" + features.features_id
         if mark in state.seen:
             return
@@ -141,6 +165,10 @@ class Fold:
             return
         time_ns = decision.time_unix_nano or received_ns
         state = self._touch(decision.trajectory_id, start_ns=time_ns, received_ns=received_ns)
+        if state is None:
+            # What was ever offered outlives the trajectories in which it was.
+            self._offer(facts.scope_of(decision.scope), decision.offered, received_ns)
+            return
         mark = b"d" + decision.decision_id
         if mark in state.seen:
             self.counts["decisions_duplicate"] += 1
@@ -181,6 +209,9 @@ class Fold:
         if scope not in state.scopes:
             state.scopes.add(scope)
             self.trajectory_scopes.append((state.no, *scope))
+        self._offer(scope, offered, received_ns)
+
+    def _offer(self, scope: Scope, offered: Any, received_ns: int) -> None:
         known = self.memory.scope_tools
         for fingerprint in offered:
             if (scope, fingerprint) not in known:
@@ -227,14 +258,15 @@ class Fold:
             ),
         )
 
-    def _reward(self, trajectory_id: bytes, reward: RewardState) -> None:
+    def _reward(self, trajectory_id: bytes, reward: RewardState, *, position: int = 0) -> None:
         received_ns = reward.received_ns
         state = self._touch(trajectory_id, start_ns=received_ns, received_ns=received_ns)
+        if state is None:
+            return
         if any(known.idempotency_key == reward.idempotency_key for known in state.rewards):
             self.counts["rewards_duplicate"] += 1
             return
-        self.memory.last_reward += 1
-        reward.no, reward.trajectory_no = self.memory.last_reward, state.no
+        reward.no, reward.trajectory_no = self._base | position, state.no
         state.rewards.append(reward)
         self.rewards.append(reward)
         self.counts["rewards"] += 1
@@ -246,13 +278,14 @@ class Fold:
         found = False
         for trajectory_id in sorted(self._rewarded_by_id.get(fact.reward_id, ())):
             state = self._touch(trajectory_id, start_ns=received_ns, received_ns=received_ns)
+            if state is None:
+                continue
             for reward in state.rewards:
                 if reward.reward_id == fact.reward_id and not reward.revoked:
                     reward.revoked, reward.reason = True, fact.reason
+                    self.revoked.append((reward.no, fact.reason))
                     found = True
             self._rate(state)
-        if found:
-            self.revoked.append((fact.reward_id, fact.reason))
         self.counts["revocations" if found else "revocations_unknown"] += 1
 
     def _rate(self, state: TrajectoryState) -> None:
@@ -287,18 +320,41 @@ class Fold:
             case "training":
                 facts.write_training(self._cursor, record.training, no=no, received_ns=received_ns)
                 self.counts["training_runs"] += 1
+            case "retention":
+                self._retention(record.retention)
+                return
+            case None:
+                return  # what retention left of a record: its sender's number
             case _:
                 self.counts["records_rejected"] += 1
                 return
         self.policies_changed = True
 
-    def _touch(self, trajectory_id: bytes, *, start_ns: int, received_ns: int) -> TrajectoryState:
+    def _retention(self, fact: log_pb2.Retention) -> None:
+        if fact.before_unix_nano:
+            self.counts["trajectories_expired"] += expire(
+                self._cursor, before_ns=min(fact.before_unix_nano, MAX_BIGINT)
+            )
+            self.memory.forget()
+        else:
+            take_receipt(self._cursor, fact)
+
+    def _touch(
+        self, trajectory_id: bytes, *, start_ns: int, received_ns: int
+    ) -> TrajectoryState | None:
+        """The trajectory; None if it has expired."""
+        # Those that have a number already are counted too: who is known depends on older records.
+        position = self._order.setdefault(trajectory_id, len(self._order))
+        if trajectory_id in self._expired:
+            return None
         state = self.touched.get(trajectory_id)
         if state is None:
-            before = self.memory.last_trajectory
-            state = self.memory.trajectory(trajectory_id, start_ns=start_ns)
+            state = self.memory.known(trajectory_id)
+            if state is None:
+                number = self._base | position
+                state = self.memory.new_trajectory(trajectory_id, no=number, start_ns=start_ns)
+                self.counts["trajectories"] += 1
             self.touched[trajectory_id] = state
-            self.counts["trajectories"] += self.memory.last_trajectory - before
         if received_ns > state.received_ns:
             state.received_ns = received_ns
         return state

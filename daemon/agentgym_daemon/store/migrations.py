@@ -185,6 +185,75 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "m002_numbers_and_rollups",
+        # Row numbers mean something else from here on, and rows are derived: so all of them are
+        # derived again from the log, which is as if the file were new.
+        """
+        DELETE FROM trajectories;
+        DELETE FROM spans;
+        DELETE FROM decisions;
+        DELETE FROM task_features;
+        DELETE FROM trajectory_scopes;
+        DELETE FROM rewards;
+        DELETE FROM tools;
+        DELETE FROM scope_tools;
+        DELETE FROM policies;
+        DELETE FROM policy_changes;
+        DELETE FROM live_policies;
+        DELETE FROM training_runs;
+        DELETE FROM producers;
+        DELETE FROM counters;
+        DELETE FROM meta WHERE key = 'applied_offset';
+        CREATE TABLE run_minutes (           -- ended trajectories by minute of their last end
+            minute BIGINT NOT NULL,          -- since the Unix epoch
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR,              -- NULL: the whole run; else its part in a scope
+            feature_schema BIGINT,
+            assignment INTEGER NOT NULL,
+            policy_version VARCHAR NOT NULL, -- empty: none
+            runs BIGINT NOT NULL,
+            rewarded BIGINT NOT NULL,
+            successes BIGINT NOT NULL,
+            reward_nanos BIGINT NOT NULL,
+            input_tokens BIGINT NOT NULL,
+            output_tokens BIGINT NOT NULL,
+            tool_calls BIGINT NOT NULL,
+            tool_errors BIGINT NOT NULL,
+            duration_us BIGINT NOT NULL
+        );
+        CREATE TABLE scope_totals (
+            agent VARCHAR NOT NULL,
+            agent_name VARCHAR NOT NULL,
+            feature_schema BIGINT NOT NULL,
+            assignment INTEGER NOT NULL,
+            policy_version VARCHAR NOT NULL,
+            seen BIGINT NOT NULL,            -- open ones too
+            ended BIGINT NOT NULL,
+            rewarded BIGINT NOT NULL,        -- ended and rewarded
+            successes BIGINT NOT NULL,
+            imported BIGINT NOT NULL
+        );
+        CREATE TABLE expired_totals AS FROM scope_totals;  -- of trajectories that were deleted
+        CREATE TABLE tool_minutes (          -- tool calls by minute of their end
+            minute BIGINT NOT NULL,
+            agent VARCHAR NOT NULL,
+            tool VARCHAR NOT NULL,
+            calls BIGINT NOT NULL,
+            errors BIGINT NOT NULL,
+            duration_us BIGINT NOT NULL,
+            -- calls_00: under 1 ms; calls_NN: from 2^(NN-1) ms to 2^NN ms; the last: the rest
+            calls_00 BIGINT NOT NULL, calls_01 BIGINT NOT NULL, calls_02 BIGINT NOT NULL,
+            calls_03 BIGINT NOT NULL, calls_04 BIGINT NOT NULL, calls_05 BIGINT NOT NULL,
+            calls_06 BIGINT NOT NULL, calls_07 BIGINT NOT NULL, calls_08 BIGINT NOT NULL,
+            calls_09 BIGINT NOT NULL, calls_10 BIGINT NOT NULL, calls_11 BIGINT NOT NULL,
+            calls_12 BIGINT NOT NULL, calls_13 BIGINT NOT NULL, calls_14 BIGINT NOT NULL,
+            calls_15 BIGINT NOT NULL, calls_16 BIGINT NOT NULL, calls_17 BIGINT NOT NULL,
+            calls_18 BIGINT NOT NULL, calls_19 BIGINT NOT NULL, calls_20 BIGINT NOT NULL,
+            calls_21 BIGINT NOT NULL, calls_22 BIGINT NOT NULL, calls_23 BIGINT NOT NULL
+        );
+        """,
+    ),
 )
 
 BOOKKEEPING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 MAX_BIGINT = 2**63 - 1
@@ -59,8 +60,8 @@ class DecodedTraces(NamedTuple):
     rejected: int
 
 
-TraceDecoder = Callable[[bytes], DecodedTraces]
-"""Decodes an ExportTraceServiceRequest; never raises."""
+TraceDecoder = Callable[[bytes, int], DecodedTraces]
+"""Decodes an ExportTraceServiceRequest received at this time; never raises."""
 
 
 class Log(Protocol):
@@ -72,6 +73,9 @@ class Log(Protocol):
 
     def replay(self, from_offset: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yields (end offset, payload) of the durable records behind `from_offset`."""
+
+    def skip_to(self, offset: int) -> Future[None]:
+        """Goes on at an offset behind the end."""
 
 
 class Scope(NamedTuple):

@@ -13,6 +13,8 @@ from typing import Any
 from agentgym import semconv
 from agentgym_daemon.store.aggregate import Aggregation, effective_reward
 from agentgym_daemon.store.database import Cursor, fetch
+from agentgym_daemon.store.numbers import among
+from agentgym_daemon.store.rollups import Contributions, contributions
 from agentgym_daemon.store.rows import Scope, SpanRow
 
 OPEN, CLOSED, INCOMPLETE = "open", "closed", "incomplete"
@@ -78,6 +80,10 @@ class TrajectoryState:
     """Ids of its spans, decisions (behind b'd') and features (behind b'f')."""
     scopes: set[Scope] = field(default_factory=set)
     rewards: list[RewardState] = field(default_factory=list)
+    indexed_key: str | None = None
+    """The key under which it can be found."""
+    counted: Contributions = field(default_factory=dict)
+    """What of it lies in the roll-ups."""
 
     @classmethod
     def new(cls, *, no: int, trajectory_id: bytes, start_ns: int) -> TrajectoryState:
@@ -160,33 +166,30 @@ class TrajectoryState:
         self.reward = effective_reward(self.rewards, aggregation)
 
 
-def load(cursor: Cursor, ids: Sequence[bytes]) -> Iterator[TrajectoryState]:
-    """The stored trajectories among `ids`, with everything that was seen of them."""
-    rows = fetch(
-        cursor,
-        f"SELECT {SUMMARY_COLUMNS} FROM trajectories WHERE id IN (SELECT unnest(?::BLOB[]))",
-        [ids],
-    )
+def load(cursor: Cursor, numbers: Sequence[int]) -> Iterator[TrajectoryState]:
+    """The stored trajectories with these numbers, with everything that was seen of them."""
+    rows = fetch(cursor, f"SELECT {SUMMARY_COLUMNS} FROM trajectories WHERE {among('no', numbers)}")
     states = {row[0]: TrajectoryState(*row) for row in rows}
     if states:
         _load_contents(cursor, states)
-    yield from states.values()
+    for state in states.values():
+        state.indexed_key = state.key
+        state.counted = contributions(state)
+        yield state
 
 
 def _load_contents(cursor: Cursor, states: dict[int, TrajectoryState]) -> None:
-    # The range lets DuckDB skip most row groups: numbers rise with time, and so do rows.
-    where = "WHERE trajectory_no BETWEEN ? AND ? AND trajectory_no IN (SELECT unnest(?::BIGINT[]))"
-    numbers = sorted(states)
-    bounds = [numbers[0], numbers[-1], numbers]
+    where = "WHERE " + among("trajectory_no", list(states))
     for prefix, column, table in (
         (b"", "span_id", "spans"),
         (b"d", "decision_id", "decisions"),
         (b"f", "features_id", "task_features"),
     ):
-        found = fetch(cursor, f"SELECT trajectory_no, {column} FROM {table} {where}", bounds)
-        for number, identifier in found:
+        for number, identifier in fetch(
+            cursor, f"SELECT trajectory_no, {column} FROM {table} {where}"
+        ):
             states[number].seen.add(prefix + identifier)
-    for row in fetch(cursor, f"SELECT * FROM trajectory_scopes {where}", bounds):
+    for row in fetch(cursor, f"SELECT * FROM trajectory_scopes {where}"):
         states[row[0]].scopes.add(Scope(*row[1:]))
-    for row in fetch(cursor, f"SELECT * FROM rewards {where} ORDER BY no", bounds):
+    for row in fetch(cursor, f"SELECT * FROM rewards {where} ORDER BY no"):
         states[row[1]].rewards.append(RewardState(*row))

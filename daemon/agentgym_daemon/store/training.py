@@ -1,4 +1,4 @@
-"""Reads for learning: progress and reliability per scope, recent decisions, the snapshot file."""
+"""Reads for learning: progress per scope, runs of the trainer, the snapshot file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-
 from agentgym import semconv
-from agentgym.proto.v1 import common_pb2, decision_pb2, training_pb2
-from agentgym_daemon.store.aggregate import SUCCESS
+from agentgym.proto.v1 import common_pb2, training_pb2
 from agentgym_daemon.store.catalogue import tools_of_scope
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.policies import live_policy, versions_ever_live
@@ -20,8 +17,10 @@ from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.store.state import OPEN
 
 SNAPSHOT_TRAJECTORIES = 20_000
-_EXPORTED_AT_ONCE = 500
+"""The newest ended trajectories of a scope that a training sees."""
+_EXPORTED_AT_ONCE = 1_000
 _LENGTH = struct.Struct("<I")
+_TOTALS = "(FROM scope_totals UNION ALL FROM expired_totals)"
 _IN_SCOPE = "agent = ? AND agent_name = ? AND feature_schema = ?"
 
 
@@ -56,17 +55,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Reliability:
-    """Successes of one version (or none) under one assignment; numbers as in common.proto."""
-
-    scope: Scope
-    assignment: int
-    policy_version: str
-    n: int
-    successes: int
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingRun:
     """One run of the trainer."""
 
@@ -79,36 +67,24 @@ class TrainingRun:
     received_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecentDecision:
-    """A decision with the features that it was made from, where there are any."""
-
-    decision: decision_pb2.DecisionRecord
-    features: decision_pb2.TaskFeatures | None
-
-
 def scope_progress(cursor: Cursor) -> list[Progress]:
     """One row per scope that has a decision."""
     rows = fetch(
         cursor,
-        """
-        SELECT s.agent, s.agent_name, s.feature_schema,
-            count(*) FILTER (t.state <> $open),
-            count(t.reward) FILTER (t.state <> $open),
-            count(t.reward) FILTER (policy),
-            count(t.reward) FILTER (policy AND t.reward >= $success),
-            count(t.reward) FILTER (control),
-            count(t.reward) FILTER (control AND t.reward >= $success)
-        FROM trajectory_scopes s JOIN (
-            SELECT *, state <> $open AND assignment = $control AS control,
-                state <> $open AND assignment = $policy AND policy_version IS NOT NULL AS policy
-            FROM trajectories
-        ) t ON t.no = s.trajectory_no
-        GROUP BY ALL ORDER BY ALL
+        f"""
+        SELECT agent, agent_name, feature_schema, sum(ended)::BIGINT, sum(rewarded)::BIGINT,
+            coalesce(sum(rewarded) FILTER (policy), 0)::BIGINT,
+            coalesce(sum(successes) FILTER (policy), 0)::BIGINT,
+            coalesce(sum(rewarded) FILTER (control), 0)::BIGINT,
+            coalesce(sum(successes) FILTER (control), 0)::BIGINT
+        FROM (
+            SELECT *, assignment = $control AS control,
+                assignment = $policy AND policy_version <> '' AS policy
+            FROM {_TOTALS}
+        )
+        GROUP BY agent, agent_name, feature_schema ORDER BY ALL
         """,
         {
-            "open": OPEN,
-            "success": SUCCESS,
             "policy": common_pb2.ASSIGNMENT_POLICY,
             "control": common_pb2.ASSIGNMENT_CONTROL,
         },
@@ -129,28 +105,12 @@ def _progress(scope: Scope, counts: Sequence[int], last: TrainingRun | None) -> 
     )
 
 
-def scope_reliability(cursor: Cursor, scope: Scope) -> list[Reliability]:
-    """Rewarded trajectories of the scope by assignment and version."""
-    rows = fetch(
-        cursor,
-        "SELECT t.assignment, coalesce(t.policy_version, ''), count(*), "
-        "count(*) FILTER (t.reward >= ?) FROM trajectories t "
-        "WHERE t.state <> ? AND t.reward IS NOT NULL AND t.no IN "
-        f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
-        "GROUP BY ALL ORDER BY ALL",
-        [SUCCESS, OPEN, *scope],
-    )
-    return [Reliability(scope, *row) for row in rows]
-
-
 def imported(cursor: Cursor, scope: Scope) -> int:
     """How many of the scope's ended trajectories were imported from other tools' traces."""
     rows = fetch(
         cursor,
-        "SELECT count(*) FROM trajectories WHERE state <> ? "
-        "AND starts_with(coalesce(framework, ''), ?) "
-        f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE})",
-        [OPEN, semconv.IMPORT_PREFIX, *scope],
+        f"SELECT coalesce(sum(imported), 0)::BIGINT FROM {_TOTALS} WHERE {_IN_SCOPE}",
+        scope,
     )
     return int(rows[0][0])
 
@@ -167,22 +127,6 @@ def training_runs(cursor: Cursor, scope: Scope | None = None) -> list[TrainingRu
     return [TrainingRun(Scope(*row[:3]), *row[3:]) for row in rows]
 
 
-def recent_decisions(cursor: Cursor, scope: Scope, count: int) -> list[RecentDecision]:
-    """The scope's last decisions, oldest first."""
-    rows = fetch(
-        cursor,
-        "SELECT trajectory_no, record FROM decisions "
-        f"WHERE {_IN_SCOPE} ORDER BY time_ns DESC, trajectory_no DESC, step DESC LIMIT ?",
-        [*scope, count],
-    )
-    features = _features(cursor, [number for number, _ in rows])
-    decisions = [(n, decision_pb2.DecisionRecord.FromString(record)) for n, record in rows]
-    return [
-        RecentDecision(found, features.get((number, found.features_id)))
-        for number, found in reversed(decisions)
-    ]
-
-
 def export_snapshot(
     cursor: Cursor,
     scope: Scope,
@@ -197,8 +141,7 @@ def export_snapshot(
     try:
         rows = _ended(cursor, scope, limit)
         with path.open("wb") as file:
-            for message in _messages(cursor, scope, rows, feature_key):
-                data = message.SerializeToString()
+            for data in _messages(cursor, scope, rows, feature_key):
                 file.write(_LENGTH.pack(len(data)))
                 file.write(data)
     finally:
@@ -210,9 +153,8 @@ def recent_trajectories(
     cursor: Cursor, scope: Scope, limit: int
 ) -> Iterator[training_pb2.TrainingTrajectory]:
     """The newest `limit` ended trajectories of a scope, oldest first."""
-    rows = _ended(cursor, scope, limit)
-    for first in range(0, len(rows), _EXPORTED_AT_ONCE):
-        yield from _trajectories(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE])
+    for data in _trajectories(cursor, scope, _ended(cursor, scope, limit)):
+        yield training_pb2.TrainingTrajectory.FromString(data)
 
 
 def ended_trajectories(
@@ -226,14 +168,17 @@ def ended_trajectories(
         f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) ORDER BY no",
         [OPEN, list(ids), *scope],
     )
-    return list(_trajectories(cursor, scope, rows))
+    return [
+        training_pb2.TrainingTrajectory.FromString(data)
+        for data in _trajectories(cursor, scope, rows)
+    ]
 
 
 def scopes_of(cursor: Cursor) -> list[Scope]:
     """Every scope that has a decision."""
     rows = fetch(
         cursor,
-        "SELECT DISTINCT agent, agent_name, feature_schema FROM trajectory_scopes ORDER BY ALL",
+        f"SELECT DISTINCT agent, agent_name, feature_schema FROM {_TOTALS} ORDER BY ALL",
         [],
     )
     return [Scope(*row) for row in rows]
@@ -252,9 +197,9 @@ def _ended(cursor: Cursor, scope: Scope, limit: int) -> list[tuple[Any, ...]]:
 
 def _messages(
     cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]], feature_key: bytes
-) -> Iterator[Message]:
+) -> Iterator[bytes]:
     live = live_policy(cursor, scope)
-    yield training_pb2.TrainingHeader(
+    header = training_pb2.TrainingHeader(
         scope=common_pb2.Scope(**scope._asdict()),
         parent=live.version if live else "",
         tools=[
@@ -270,28 +215,34 @@ def _messages(
         trajectories=len(rows),
         versions=versions_ever_live(cursor, scope),
     )
+    yield header.SerializeToString()
+    yield from _trajectories(cursor, scope, rows)
+
+
+def _trajectories(cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
+    """TrainingTrajectory messages, serialised: what is stored is copied, not read."""
     for first in range(0, len(rows), _EXPORTED_AT_ONCE):
-        yield from _trajectories(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE])
+        yield from _some(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE])
 
 
-def _trajectories(
-    cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]]
-) -> Iterator[training_pb2.TrainingTrajectory]:
-    messages = {
-        no: training_pb2.TrainingTrajectory(
-            trajectory_id=identifier, reward=reward, closed_unix_nano=closed_ns
-        )
+def _some(cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
+    parts: dict[int, list[bytes]] = {
+        no: [
+            training_pb2.TrainingTrajectory(
+                trajectory_id=identifier, reward=reward, closed_unix_nano=closed_ns
+            ).SerializeToString()
+        ]
         for no, identifier, reward, closed_ns in rows
     }
-    numbers = list(messages)
-    for number, record in _contents(
+    numbers = list(parts)
+    decisions = _contents(
         cursor, "record", "decisions", f"{_IN_SCOPE} ORDER BY step, time_ns", numbers, scope
-    ):
-        messages[number].decisions.add().MergeFromString(record)
-    needed = {(n, d.features_id) for n, message in messages.items() for d in message.decisions}
-    for key, features in _features(cursor, numbers).items():
-        if key in needed:
-            messages[key[0]].features.append(features)
+    )
+    # Those of other scopes too: a step finds its own by id.
+    features = _contents(cursor, "record", "task_features", "true ORDER BY features_id", numbers)
+    for tag, found in ((_DECISIONS, decisions), (_FEATURES, features)):
+        for number, record in found:
+            parts[number] += (tag, _varint(len(record)), record)
     for number, decision_id, tool, error in _contents(
         cursor,
         "decision_id, coalesce(tool, name), error_type IS NOT NULL OR status = 2",
@@ -300,20 +251,29 @@ def _trajectories(
         numbers,
         [semconv.EXECUTE_TOOL],
     ):
-        messages[number].calls.add(decision_id=decision_id or b"", tool=tool, error=error)
-    yield from messages.values()
+        call = training_pb2.TrainingCall(decision_id=decision_id or b"", tool=tool, error=error)
+        data = call.SerializeToString()
+        parts[number] += (_CALLS, _varint(len(data)), data)
+    for number in numbers:
+        yield b"".join(parts[number])
 
 
-def _features(
-    cursor: Cursor, numbers: Sequence[int]
-) -> dict[tuple[int, bytes], decision_pb2.TaskFeatures]:
-    rows = _contents(
-        cursor, "features_id, record", "task_features", "true ORDER BY features_id", numbers
-    )
-    return {
-        (number, features_id): decision_pb2.TaskFeatures.FromString(record)
-        for number, features_id, record in rows
-    }
+def _tag(field: str) -> bytes:
+    """What stands before a message in a field of TrainingTrajectory, besides its length."""
+    number = training_pb2.TrainingTrajectory.DESCRIPTOR.fields_by_name[field].number
+    return bytes([number << 3 | 2])
+
+
+_DECISIONS, _FEATURES, _CALLS = _tag("decisions"), _tag("features"), _tag("calls")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _contents(

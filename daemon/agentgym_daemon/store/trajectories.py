@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from agentgym import semconv
 from agentgym.proto.v1 import decision_pb2
 from agentgym_daemon.store.catalogue import StoredTool, tools_by_fingerprint
 from agentgym_daemon.store.database import Cursor, fetch
+from agentgym_daemon.store.numbers import among, possible
 from agentgym_daemon.store.rewards import StoredReward, rewards_of
 from agentgym_daemon.store.state import CLOSED, OPEN, SUMMARY_COLUMNS
 
@@ -82,39 +84,61 @@ class StoredTrajectory:
     rewards: tuple[StoredReward, ...]
 
 
-def trajectory(cursor: Cursor, trajectory_id: bytes) -> StoredTrajectory | None:
+# Below, `numbers` are the rows in which an index says that the wanted may stand; None: it was not
+# asked, and all rows are looked through.
+
+
+def trajectory(
+    cursor: Cursor, trajectory_id: bytes, *, numbers: Sequence[int] | None = None
+) -> StoredTrajectory | None:
     """The trajectory with its contents; None if it was never heard of."""
-    found = summary(cursor, trajectory_id)
-    if found is None:
+    rows = _summary_rows(cursor, [trajectory_id], numbers)
+    if not rows:
         return None
-    decisions = decisions_of(cursor, found.no)
+    # Every statement costs its planning, more than what it reads: none that is not needed.
+    found = _summary(rows[0], ())
+    spans = spans_of(cursor, found.no)
+    called = tuple(s.tool or s.name for s in spans if s.operation == semconv.EXECUTE_TOOL)
+    decisions = decisions_of(cursor, found.no) if found.decisions else []
     agents = dict.fromkeys([found.agent, *(d.scope.agent for d in decisions)])
     offered = dict.fromkeys(f for d in decisions for f in d.offered)
     return StoredTrajectory(
-        summary=found,
-        spans=tuple(spans_of(cursor, found.no)),
+        summary=replace(found, tools=called),
+        spans=tuple(spans),
         decisions=tuple(decisions),
         features=tuple(features_of(cursor, found.no)),
-        tools=tuple(tools_by_fingerprint(cursor, list(agents), list(offered))),
-        rewards=tuple(rewards_of(cursor, found.no)),
+        tools=tuple(tools_by_fingerprint(cursor, list(agents), list(offered)) if offered else ()),
+        rewards=tuple(rewards_of(cursor, found.no, trajectory_id=trajectory_id)),
     )
 
 
-def summary(cursor: Cursor, trajectory_id: bytes) -> Summary | None:
+def summary(
+    cursor: Cursor, trajectory_id: bytes, *, numbers: Sequence[int] | None = None
+) -> Summary | None:
     """The trajectory's summary; None if it was never heard of."""
-    found = summaries(cursor, [trajectory_id])
+    found = summaries(cursor, [trajectory_id], numbers=numbers)
     return found[0] if found else None
 
 
-def summaries(cursor: Cursor, trajectory_ids: Sequence[bytes]) -> list[Summary]:
+def summaries(
+    cursor: Cursor, trajectory_ids: Sequence[bytes], *, numbers: Sequence[int] | None = None
+) -> list[Summary]:
     """Summaries of those trajectories that exist, in order of appearance."""
+    return _with_tools(cursor, _summary_rows(cursor, trajectory_ids, numbers))
+
+
+def _summary_rows(
+    cursor: Cursor, ids: Sequence[bytes], numbers: Sequence[int] | None
+) -> list[tuple[Any, ...]]:
+    # Sorted here: an ORDER BY costs more to plan than such a few rows to sort.
+    condition = "id = ?" if len(ids) == 1 else "id IN (SELECT unnest(?::BLOB[]))"
     rows = fetch(
         cursor,
-        f"SELECT {SUMMARY_COLUMNS} FROM trajectories "
-        "WHERE id IN (SELECT unnest(?::BLOB[])) ORDER BY no",
-        [list(trajectory_ids)],
+        f"SELECT {SUMMARY_COLUMNS} FROM trajectories WHERE {possible('no', numbers)} "
+        f"AND {condition}",
+        [ids[0] if len(ids) == 1 else list(ids)],
     )
-    return _with_tools(cursor, rows)
+    return sorted(rows, key=itemgetter(0))
 
 
 def list_summaries(
@@ -148,30 +172,31 @@ def spans_of(cursor: Cursor, trajectory_no: int) -> list[StoredSpan]:
         "coalesce(tool, ''), coalesce(call_id, ''), coalesce(model, ''), "
         "coalesce(input_tokens, 0), coalesce(output_tokens, 0), decision_id, "
         "coalesce(incomplete, ''), is_root, attributes "
-        "FROM spans WHERE trajectory_no = ? ORDER BY start_ns, is_root DESC, span_id",
+        "FROM spans WHERE trajectory_no = ?",
         [trajectory_no],
     )
-    return [StoredSpan(*row) for row in rows]
+    spans = [StoredSpan(*row) for row in rows]
+    return sorted(spans, key=lambda span: (span.start_ns, not span.is_root, span.span_id))
 
 
 def decisions_of(cursor: Cursor, trajectory_no: int) -> list[decision_pb2.DecisionRecord]:
     """The trajectory's decisions in step order."""
     rows = fetch(
         cursor,
-        "SELECT record FROM decisions WHERE trajectory_no = ? ORDER BY step, time_ns, decision_id",
+        "SELECT step, time_ns, decision_id, record FROM decisions WHERE trajectory_no = ?",
         [trajectory_no],
     )
-    return [decision_pb2.DecisionRecord.FromString(record) for (record,) in rows]
+    return [decision_pb2.DecisionRecord.FromString(record) for *_, record in sorted(rows)]
 
 
 def features_of(cursor: Cursor, trajectory_no: int) -> list[decision_pb2.TaskFeatures]:
     """The trajectory's task features."""
     rows = fetch(
         cursor,
-        "SELECT record FROM task_features WHERE trajectory_no = ? ORDER BY features_id",
+        "SELECT features_id, record FROM task_features WHERE trajectory_no = ?",
         [trajectory_no],
     )
-    return [decision_pb2.TaskFeatures.FromString(record) for (record,) in rows]
+    return [decision_pb2.TaskFeatures.FromString(record) for _, record in sorted(rows)]
 
 
 def decision(cursor: Cursor, decision_id: bytes) -> decision_pb2.DecisionRecord | None:
@@ -184,26 +209,29 @@ def decision(cursor: Cursor, decision_id: bytes) -> decision_pb2.DecisionRecord 
     return decision_pb2.DecisionRecord.FromString(rows[0][0]) if rows else None
 
 
-def idle_open(cursor: Cursor, *, before_ns: int) -> list[bytes]:
+def idle_open(
+    cursor: Cursor, *, before_ns: int, numbers: Sequence[int] | None = None
+) -> list[bytes]:
     """Open trajectories of which nothing was received since `before_ns`."""
     rows = fetch(
         cursor,
-        "SELECT id FROM trajectories WHERE state = ? AND received_ns < ? ORDER BY no",
+        f"SELECT id FROM trajectories WHERE {possible('no', numbers)} "
+        "AND state = ? AND received_ns < ? ORDER BY no",
         [OPEN, before_ns],
     )
     return [trajectory_id for (trajectory_id,) in rows]
 
 
-def closed_unrewarded(cursor: Cursor, *, before_ns: int) -> list[bytes]:
-    """Trajectories that ended by themselves before `before_ns` and have no reward that counts.
+def closed_unrewarded(cursor: Cursor, *, before_ns: int, from_ns: int = 0) -> list[bytes]:
+    """Trajectories that ended by themselves in this time and have no reward that counts.
 
     Imported ones are not among them: that nobody judged a past run says nothing.
     """
     rows = fetch(
         cursor,
-        "SELECT id FROM trajectories WHERE state = ? AND closed_ns < ? AND reward IS NULL "
-        "AND NOT starts_with(coalesce(framework, ''), ?) ORDER BY no",
-        [CLOSED, before_ns, semconv.IMPORT_PREFIX],
+        "SELECT id FROM trajectories WHERE state = ? AND closed_ns >= ? AND closed_ns < ? "
+        "AND reward IS NULL AND NOT starts_with(coalesce(framework, ''), ?) ORDER BY no",
+        [CLOSED, from_ns, before_ns, semconv.IMPORT_PREFIX],
     )
     return [trajectory_id for (trajectory_id,) in rows]
 
@@ -219,9 +247,8 @@ def _tools_executed(cursor: Cursor, numbers: list[int]) -> dict[int, list[str]]:
     rows = fetch(
         cursor,
         "SELECT trajectory_no, list(coalesce(tool, name) ORDER BY start_ns, span_id) FROM spans "
-        "WHERE trajectory_no BETWEEN ? AND ? AND trajectory_no IN (SELECT unnest(?::BIGINT[])) "
-        "AND operation = ? GROUP BY trajectory_no",
-        [min(numbers), max(numbers), numbers, semconv.EXECUTE_TOOL],
+        f"WHERE {among('trajectory_no', numbers)} AND operation = ? GROUP BY trajectory_no",
+        [semconv.EXECUTE_TOOL],
     )
     return dict(rows)
 

@@ -16,6 +16,7 @@ from agentgym.proto.v1.reward_pb2_grpc import RewardServiceStub
 from agentgym.proto.v1.trajectory_pb2_grpc import TrajectoryServiceStub
 
 DEADLINE_S = 10.0
+_RETRY_INFO = "google.rpc.retryinfo-bin"  # only a daemon that runs says when to come again
 
 
 class Client:
@@ -53,6 +54,8 @@ class Client:
     def _error(self, error: grpc.RpcError) -> DaemonError:
         code = status_name(error)
         details = error.details() if hasattr(error, "details") else str(error)
+        if code == "UNAVAILABLE" and _RETRY_INFO in dict(_trailing(error)):
+            return DaemonError(f"{details}; try again in a moment", code="NOT_READY")
         if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return DaemonError(
                 f"no daemon answers at {self.config.endpoint}; start it: agentgym-daemon serve "
@@ -60,3 +63,7 @@ class Client:
                 code="UNAVAILABLE",
             )
         return DaemonError(f"{details} ({code})", code=code)
+
+
+def _trailing(error: grpc.RpcError) -> Any:
+    return (error.trailing_metadata() if hasattr(error, "trailing_metadata") else None) or ()

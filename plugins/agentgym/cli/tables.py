@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,13 +47,16 @@ def _rate(value: float, n: int) -> str:
 
 
 def status(reply: admin_pb2.StatusResponse) -> RenderableType:
-    """The daemon, then a row per policy scope, then the counters."""
+    """The daemon, a row per policy scope and per plugin, what was set aside, the counters."""
     head = Text(
         f"agentgym-daemon {reply.daemon_version}, pid {reply.pid}, up {reply.uptime_s:.0f} s, "
         f"{reply.subscribers} agents connected, trainer {reply.trainer}\n"
         f"home {reply.home}, listening on {', '.join(reply.listeners)}\n"
-        f"log {reply.log_end} bytes, {reply.log_end - reply.log_applied} not yet in the database\n"
+        f"log {reply.log_end} bytes, {reply.log_end - reply.log_applied} not yet in the database, "
+        f"{reply.disk_free // 2**20} MB free\n"
     )
+    if reply.not_ready:
+        head.append(f"NOT READY: {reply.not_ready}\n", style="bold red")
     columns = (
         "agent",
         "name",
@@ -81,7 +84,51 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
     counters = _table("Counters", ("counter", "n"))
     for name in sorted(reply.counters):
         counters.add_row(name, str(reply.counters[name]))
-    return Group(head, scopes, Text(), counters)
+    return Group(head, scopes, Text(), *_producers(reply), *_damages(reply), counters)
+
+
+def _producers(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
+    """Where the items of every plugin are; produced = acked + pending + spooled + dropped."""
+    if not reply.producers:
+        return
+    states = ("produced", "acked", "pending", "spooled", "dropped")
+    table = _table("Plugins (spans)", ("agent", "pid", *states, "reasons", "heard of", ""))
+    for known in reply.producers:
+        report = known.report
+        spans = {state: _sum(report.counters, f"{state}.spans") for state in states}
+        table.add_row(
+            report.agent,
+            str(report.pid),
+            *(str(spans[state]) for state in states),
+            _reasons(report.counters),
+            _time(known.received_unix_nano),
+            "ended" if report.last else "on" if report.on else "off",
+        )
+    yield from (table, Text())
+
+
+def _sum(counters: Mapping[str, int], name: str) -> int:
+    """A counter with those of its reasons: dropped.spans and dropped.spans.REASON."""
+    return sum(n for key, n in counters.items() if key == name or key.startswith(f"{name}."))
+
+
+def _reasons(counters: Mapping[str, int]) -> str:
+    dropped = {key.split(".", 2)[2]: n for key, n in counters.items() if _is_reason(key) and n}
+    return ", ".join(f"{reason} {n}" for reason, n in sorted(dropped.items())) or "-"
+
+
+def _is_reason(name: str) -> bool:
+    return name.startswith("dropped.spans.")
+
+
+def _damages(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
+    if not reply.damages:
+        return
+    table = _table("Set aside, because it could not be read", ("at", "file", "lost bytes", "why"))
+    for damage in reply.damages:
+        at = _time(damage.time_unix_nano)
+        table.add_row(at, damage.path, str(damage.lost_bytes), damage.reason)
+    yield from (table, Text())
 
 
 def trajectories(reply: trajectory_pb2.ListTrajectoriesResponse) -> RenderableType:

@@ -1,6 +1,7 @@
 """Slow work off the caller's thread: a step waits a set time for it, and finds it done later.
 
-The thread is a daemon, so that the host's exit never waits for an encoder.
+The thread is a daemon, so that the host's exit never waits for an encoder. At most `MOST_WAITING`
+pieces of work wait for it: beyond that a step falls back at once, as if its time had run out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from weakref import WeakSet
 
 T = TypeVar("T")
 
+MOST_WAITING = 256
+
 
 class Background(Generic[T]):
     """Results by key, the most recently used `limit`; a failed one is tried again."""
@@ -24,27 +27,39 @@ class Background(Generic[T]):
         self._limit = limit
         self._known: OrderedDict[Hashable, Future[T]] = OrderedDict()
         self._lock = threading.Lock()
+        self.dropped = 0
+        """How often there was too much to do already."""
         _every.add(self)
 
     def __call__(
         self, key: Hashable, work: Callable[[], T], timeout_s: float | None = None
     ) -> T | None:
-        """The result, or None if it is not there in time; None as the time waits for it."""
+        """The result, or None if it is not there in time; None as the time waits for it.
+
+        Without a limit of time, work for which there is no room is done here.
+        """
         if threading.current_thread() is _worker.thread:
             return work()  # within other work: the one thread would wait for itself for ever
         future = self._future(key, work)
-        wait((future,), timeout_s)
+        if future is None:
+            return work() if timeout_s is None else None
+        if not future.done():
+            wait((future,), timeout_s)
         if not future.done():
             return None
         if future.exception() is not None:
             self._forget(key, future)
         return future.result()
 
-    def _future(self, key: Hashable, work: Callable[[], T]) -> Future[T]:
+    def _future(self, key: Hashable, work: Callable[[], T]) -> Future[T] | None:
         with self._lock:
             known = self._known.get(key)
             if known is None:
-                known = self._known[key] = _worker.submit(work)
+                known = _worker.submit(work)
+                if known is None:
+                    self.dropped += 1
+                    return None
+                self._known[key] = known
                 while len(self._known) > self._limit:
                     self._known.popitem(last=False)
             else:
@@ -71,8 +86,10 @@ class _Worker:
         self._lock = threading.Lock()
         self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """The future result of `work`."""
+    def submit(self, work: Callable[[], T]) -> Future[T] | None:
+        """The future result of `work`; None if too much waits already."""
+        if self._waiting.qsize() >= MOST_WAITING:
+            return None
         future: Future[T] = Future()
         with self._lock:
             if self.thread is None:

@@ -24,6 +24,7 @@ where RESPOND gets the mean of what the tools get, and 15 is NAMED_ALIKE.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -107,9 +108,13 @@ class CatalogueCache:
         self._features = features
         self._known: OrderedDict[tuple[bytes, ...], Catalogue] = OrderedDict()
         self._making: Background[Catalogue] = Background(_MAX_CATALOGUES)
+        self._last: tuple[Sequence[Tool], Catalogue | None] = ((), None)
 
     def __call__(self, tools: Sequence[Tool], timeout_s: float | None = None) -> Catalogue | None:
         """The catalogue of these tools, or None if encoding their texts takes longer."""
+        last, known = self._last
+        if last is tools and known is not None:
+            return known
         key = tuple(tool.fingerprint for tool in tools)
         known = _used(self._known, key)
         if known is None:
@@ -123,7 +128,18 @@ class CatalogueCache:
             self._known[key] = known
             while len(self._known) > _MAX_CATALOGUES:
                 self._known.popitem(last=False)
+        if type(tools) is tuple:  # what cannot change is known by identity the next time
+            self._last = tools, known
         return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What one task says to one scorer, whatever was called before."""
+
+    x: TextVector
+    scores: tuple[Vector, Vector]  # (n + 1,) before and after a successful call
+    defer: Sequence[float]  # logits of leaving the agent alone, likewise
 
 
 class Scorer:
@@ -153,7 +169,9 @@ class Scorer:
         self._bias[self._known] = policy["tool.bias"][self._columns]
         self._preference = np.zeros(n + 1)
         self._preference[self._known] = policy["defer.tool"][self._columns]
-        self._recent: OrderedDict[int, tuple[TextVector, Vector]] = OrderedDict()
+        self._defer_bias = [float(bias) for bias in policy["defer.bias"]]
+        self._transitions: dict[bytes, Vector] = {}
+        self._recent: OrderedDict[int, _Task] = OrderedDict()
 
     def __call__(
         self, x: TextVector, history: Sequence[PastCall], down: Sequence[int] = ()
@@ -162,30 +180,23 @@ class Scorer:
 
         `down` are positions of offered tools that do not work at present.
         """
-        n = len(self.catalogue.tools)
         ok_calls = sum(not call.error for call in history)
         stage = min(ok_calls, 1)
-        linear = self._linear(x)
-        z = linear[: n + 1] + self._bias
-        if not stage:
-            # before any call, whether one is needed at all is left to the bias
-            z[n] = self._bias[n]
-        z[n] += linear[-1]
+        task = self._task(x)
         if history:
-            z += self._past(history, ok_calls)
+            z = task.scores[stage] + self._after(history[-1].tool)
+            self._add_history(z, history, ok_calls)
         else:
-            z[n] += self._effect["respond_first"]
+            z = task.scores[0].copy()
+            z[-1] += self._effect["respond_first"]
         right = softmax(z)
-        logit = (
-            linear[n + 1 + stage]
-            + float(self.policy["defer.bias"][stage])
-            + float(right @ self._preference)
-        )
+        logit = task.defer[stage] + float(right @ self._preference)
         if history and history[-1].error:
             logit += self._effect["defer_after_error"]
-        alone = float(sigmoid(logit))
+        alone = sigmoid(logit)
         if not down:
             return Evaluation(right, alone)
+        n = len(right) - 1
         lost = right[list(down)]
         asked = lost @ self._substitutes[list(down)]
         z[:n] += asked
@@ -203,15 +214,21 @@ class Scorer:
             out = out + self.catalogue.embeddings(dim).T @ self._similar[DIM:, :n]
         return out
 
-    def _linear(self, x: TextVector) -> Vector:
+    def _task(self, x: TextVector) -> _Task:
         known = self._recent.get(id(x))
-        if known is not None and known[0] is x:
-            return known[1]
+        if known is not None and known.x is x:
+            return known
         linear = self._product(self._fused, x)
-        self._recent[id(x)] = (x, linear)
+        z = linear[:-3] + self._bias
+        respond = z[-1] + linear[-1]
+        # before any call, whether one is needed at all is left to the bias
+        first, later = z, z.copy()
+        first[-1], later[-1] = self._bias[-1] + linear[-1], respond
+        defer = [float(linear[i - 3]) + self._defer_bias[i] for i in range(2)]
+        known = self._recent[id(x)] = _Task(x, (first, later), defer)
         if len(self._recent) > _MAX_TASKS:
             self._recent.popitem(last=False)
-        return linear
+        return known
 
     def _product(self, matrix: Vector, x: TextVector) -> Vector:
         out: Vector = x.values() @ matrix[x.index]
@@ -219,21 +236,27 @@ class Scorer:
             out += x.embedding.values() @ matrix[DIM:]
         return out
 
-    def _past(self, history: Sequence[PastCall], ok_calls: int) -> Vector:
-        n, effect = len(self.catalogue.tools), self._effect
-        past = np.zeros(n + 1)
-        last = self.policy.position.get(history[-1].tool)
-        if last is not None:
-            past[self._known] += self.policy["history.transition"][last, self._columns]
-        for failed, name in ((False, "repeat_ok"), (True, "repeat_error")):
-            for fingerprint in {call.tool for call in history if call.error == failed}:
-                if (i := self.catalogue.index.get(fingerprint)) is not None:
-                    past[i] += effect[name]
-        past[n] += (
+    def _add_history(self, z: Vector, history: Sequence[PastCall], ok_calls: int) -> None:
+        """Adds to z what the calls of this run say, besides which one was the last."""
+        effect, index = self._effect, self.catalogue.index
+        for tool, failed in {(call.tool, call.error) for call in history}:
+            if (i := index.get(tool)) is not None:
+                z[i] += effect["repeat_error" if failed else "repeat_ok"]
+        z[-1] += (
             effect["respond_per_ok"] * min(ok_calls, MAX_OK)
             + effect["respond_after_error"] * history[-1].error
         )
-        return past
+
+    def _after(self, tool: bytes) -> Vector:
+        known = self._transitions.get(tool)
+        if known is None:
+            known = np.zeros(len(self.catalogue.tools) + 1)
+            last = self.policy.position.get(tool)
+            if last is None:
+                return known
+            known[self._known] = self.policy["history.transition"][last, self._columns]
+            self._transitions[tool] = known
+        return known
 
     def parts(self, x: TextVector, history: Sequence[PastCall]) -> dict[str, Vector]:
         """The parts of z by name, each (n + 1,): why a tool scored as it did."""
@@ -243,7 +266,8 @@ class Scorer:
             learned[n] = 0.0
         past = np.zeros(n + 1)
         if history:
-            past = self._past(history, sum(not call.error for call in history))
+            past += self._after(history[-1].tool)
+            self._add_history(past, history, sum(not call.error for call in history))
         else:
             past[n] = self._effect["respond_first"]
         return {
@@ -299,11 +323,12 @@ def _columns(policy: Parameters, catalogue: Catalogue) -> tuple[NDArray[np.intp]
 
 def softmax(z: Vector) -> Vector:
     """Softmax over a vector, stable for large entries."""
-    e = np.exp(z - z.max())
-    out: Vector = e / e.sum()
+    out: Vector = z - np.maximum.reduce(z)
+    np.exp(out, out=out)
+    out /= np.add.reduce(out)
     return out
 
 
 def sigmoid(z: float) -> float:
     """Logistic function, without overflow."""
-    return float(1.0 / (1.0 + np.exp(-z))) if z >= 0 else float(np.exp(z) / (1.0 + np.exp(z)))
+    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))

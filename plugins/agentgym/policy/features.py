@@ -158,6 +158,7 @@ class Featuriser:
         self._slow = slow
         self._encode_exactly = encode_exactly or encode
         self._recent: Background[TextVector] = Background(_MAX_CACHED_TEXTS)
+        self._known: dict[str, TextVector] = {}
 
     @classmethod
     def of(cls, hasher: TextHasher, encoder: Encoder, schema: int) -> Self:
@@ -178,15 +179,27 @@ class Featuriser:
 
     def __call__(self, text: str) -> TextVector:
         """The features of a text."""
-        if self._slow or (self._encode and len(text) > _SHORT):
+        if self._takes_long(text):
             return self._recent(text, lambda: self._compute(text)) or self._compute(text)
-        return self._compute(text)
+        return self._at_once(text)
 
     def within(self, text: str, timeout_s: float) -> TextVector | None:
         """The features of a text, or None if they take longer; then they are there later."""
-        if self._slow or (self._encode and len(text) > _SHORT):
+        if self._takes_long(text):
             return self._recent(text, lambda: self._compute(text), timeout_s)
-        return self._compute(text)
+        return self._at_once(text)
+
+    def _takes_long(self, text: str) -> bool:
+        return self._slow or (self._encode is not None and len(text) > _SHORT)
+
+    def _at_once(self, text: str) -> TextVector:
+        # No lock: two threads may compute the same, and a fork cannot catch one locked.
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= _MAX_CACHED_TEXTS:
+                self._known = {}
+            known = self._known[text] = self._compute(text)
+        return known
 
     def exactly(self, text: str) -> TextVector:
         """The features of a tool's text, the same wherever they are computed.

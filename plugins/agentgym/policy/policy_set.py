@@ -53,7 +53,7 @@ class PolicySet:
     ) -> Decision | None:
         """Draws an arm for one step; None if no offered tool may be forced or promoted."""
         down = self._down(catalogue, rng) if self.down else ()
-        free = [ok and i not in down for i, ok in enumerate(allowed)]
+        free = [ok and i not in down for i, ok in enumerate(allowed)] if down else allowed
         if not any(free):
             return None
         scorer = self.scorers(self.policies[agent_name].parameters, catalogue)

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -96,24 +97,27 @@ def digest(data: bytes) -> str:
 
 def self_test(parameters: Parameters) -> dict[str, Any]:
     """Estimates at a fixed input that touches every learned tensor."""
-    x, catalogue, history = _probe(parameters)
+    x, catalogue, history = _probe(parameters.tools, parameters.names, parameters.embedding_dim)
     result = evaluate(parameters, x, catalogue, history)
     return {"right": [float(v) for v in result.right], "alone": result.alone}
 
 
-def _probe(parameters: Parameters) -> tuple[TextVector, Catalogue, list[PastCall]]:
+@lru_cache(maxsize=4)
+def _probe(
+    fingerprints: tuple[str, ...], names: tuple[str, ...], dim: int
+) -> tuple[TextVector, Catalogue, list[PastCall]]:
+    # The versions of a policy mostly have the same tools, and their texts take most of the time.
     index = np.arange(0, DIM, 37, dtype=np.uint32)
-    dim = parameters.embedding_dim
     meaning = embedding(np.cos(np.arange(dim, dtype=np.float64))) if dim else None
     x = TextVector(index, (index % 255 + 1).astype(np.uint8), 0.25, meaning)
     # Tools are known here by fingerprint and name only, so the probe embeds their numbers.
-    tools = tuple(Tool(name) for name in parameters.names)
+    tools = tuple(Tool(name) for name in names)
     catalogue = Catalogue(tools, TextHasher(b"self-test"))
     catalogue.texts = tuple(
         replace(text, embedding=embedding(np.sin(np.arange(dim) + float(i))) if dim else None)
         for i, text in enumerate(catalogue.texts)
     )
-    catalogue.fingerprints = tuple(bytes.fromhex(tool) for tool in parameters.tools)
+    catalogue.fingerprints = tuple(bytes.fromhex(tool) for tool in fingerprints)
     catalogue.index = {fingerprint: i for i, fingerprint in enumerate(catalogue.fingerprints)}
     history = [PastCall(catalogue.fingerprints[0], error=False)] if tools else []
     return x, catalogue, history
@@ -142,7 +146,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
         raise SnapshotError("policy file is cut off within its header")
     try:
         header = json.loads(data[_HEADER_BYTES : _HEADER_BYTES + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"policy file has an unreadable header: {error}") from error
     if not isinstance(header, dict):
         raise SnapshotError("policy file header is not an object")
@@ -153,8 +157,13 @@ def _manifest(header: dict[str, Any]) -> dict[str, Any]:
     try:
         manifest = json.loads(header.pop("__metadata__")["manifest"])
         missing = _REQUIRED - manifest.keys()
-        fingerprints = [bytes.fromhex(tool["fingerprint"]) for tool in manifest["tools"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        fingerprints = [
+            bytes.fromhex(fingerprint)
+            for fingerprint, _ in (
+                (tool["fingerprint"], tool["name"]) for tool in manifest["tools"]
+            )
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"policy file has an unreadable manifest: {error!r}") from error
     if missing:
         raise SnapshotError(f"policy manifest lacks {sorted(missing)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
@@ -29,6 +30,7 @@ from agentgym.proto.v1 import (
     common_pb2,
     decision_pb2,
     policy_pb2,
+    producer_pb2,
     reward_pb2,
     trajectory_pb2,
 )
@@ -37,8 +39,10 @@ from agentgym.proto.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_s
 from agentgym.proto.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from agentgym.proto.v1.decision_pb2_grpc import add_DecisionServiceServicer_to_server
 from agentgym.proto.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
+from agentgym.proto.v1.producer_pb2_grpc import add_ProducerServiceServicer_to_server
 from agentgym.proto.v1.reward_pb2_grpc import add_RewardServiceServicer_to_server
 from agentgym.proto.v1.trajectory_pb2_grpc import add_TrajectoryServiceServicer_to_server
+from agentgym.wire import BYTES, entry, tag
 
 FACTS = ("Export", "Record", "Put", "Report")
 """The calls that carry facts and therefore a sequence number."""
@@ -70,7 +74,9 @@ class Received:
 class Script:
     """What the fake answers: replies of the reading verbs, refusals, hanging."""
 
-    refusals: dict[str, deque[tuple[grpc.StatusCode, str]]] = field(default_factory=dict)
+    refusals: dict[str, deque[tuple[grpc.StatusCode, str, float | None]]] = field(
+        default_factory=dict
+    )
     hanging: threading.Event = field(default_factory=threading.Event)
     replies: dict[str, Any] = field(default_factory=dict)
 
@@ -132,6 +138,7 @@ class FakeDaemon:
             add_CatalogueServiceServicer_to_server,
             add_DecisionServiceServicer_to_server,
             add_PolicyServiceServicer_to_server,
+            add_ProducerServiceServicer_to_server,
             add_RewardServiceServicer_to_server,
             add_TrajectoryServiceServicer_to_server,
         )
@@ -142,6 +149,7 @@ class FakeDaemon:
             self.endpoint = f"127.0.0.1:{port}"
         server.start()
         self._server = server
+        self.write_pointer()
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Ends all calls and stops listening; idempotent."""
@@ -162,10 +170,20 @@ class FakeDaemon:
     # ---- scripting
 
     def refuse(
-        self, method: str, code: grpc.StatusCode, *, times: int = 1, details: str = "scripted"
+        self,
+        method: str,
+        code: grpc.StatusCode,
+        *,
+        times: int = 1,
+        details: str = "scripted",
+        retry_s: float | None = None,
     ) -> None:
-        """Answers the next `times` calls of a method ("Export", "Record", ...) with a status."""
-        self.script.refusals.setdefault(method, deque()).extend([(code, details)] * times)
+        """Answers the next `times` calls of a method ("Export", "Record", ...) with a status.
+
+        `retry_s` travels with it as google.rpc.RetryInfo.
+        """
+        refusals = self.script.refusals.setdefault(method, deque())
+        refusals.extend([(code, details, retry_s)] * times)
 
     def hang(self, hanging: bool = True) -> None:
         """Holds every call that carries facts until `hang(False)` or `stop`."""
@@ -187,6 +205,27 @@ class FakeDaemon:
             self.update = update
             self._version += 1
             self._updates.notify_all()
+        self.write_pointer()
+
+    def write_pointer(self) -> None:
+        """Writes the files by which processes without gRPC follow the policies."""
+        directory = self.home / "policies" / "current"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handshake = policy_pb2.PolicyUpdate()
+        handshake.CopyFrom(self.update)
+        handshake.ClearField("live")
+        files = {"handshake": handshake}
+        for version in self.update.live:
+            files[hashlib.sha256(version.scope.agent.encode()).hexdigest()] = self.update
+            path = directory.parent / f"{version.version}.safetensors"
+            path.write_bytes(self.artifacts.get(version.sha256, b""))
+        for path in directory.glob("*.update"):
+            if path.stem not in files:
+                path.unlink()
+        for name, update in files.items():
+            part = directory / f".{name}.part"
+            part.write_bytes(update.SerializeToString(deterministic=True))
+            part.replace(directory / f"{name}.update")
 
     def publish(
         self, data: bytes, *, version: str, agent: str, agent_name: str | None = None
@@ -245,6 +284,11 @@ class FakeDaemon:
         return [reward for call in self.taken("Report") for reward in call.request.rewards]
 
     @property
+    def reports(self) -> list[producer_pb2.ProducerReport]:
+        """What producers said of themselves, in order."""
+        return [call.request for call in self.taken("ProducerReport")]
+
+    @property
     def retries(self) -> Counter[tuple[bytes, int]]:
         """How often each (producer, sequence) was sent again after its first time."""
         sent = Counter((c.producer, c.sequence) for c in list(self.received) if c.sequence)
@@ -268,19 +312,23 @@ class FakeDaemon:
 
     def _admit(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
         metadata = {key: value for key, value in context.invocation_metadata()}
-        code, details = self._verdict(method, metadata)
+        code, details, retry_s = self._verdict(method, metadata)
         refused = code.name if code else ""
         self.received.append(Received(method, request, metadata, refused))
         if code:
+            if retry_s is not None:
+                context.set_trailing_metadata((("google.rpc.retryinfo-bin", _retry_info(retry_s)),))
             context.abort(code, details)
         while method in FACTS and self.script.hanging.is_set() and context.is_active():
             time.sleep(0.01)
 
-    def _verdict(self, method: str, metadata: dict[str, Any]) -> tuple[grpc.StatusCode | None, str]:
+    def _verdict(
+        self, method: str, metadata: dict[str, Any]
+    ) -> tuple[grpc.StatusCode | None, str, float | None]:
         if metadata.get(semconv.METADATA_TOKEN) != f"Bearer {self.token}":
-            return grpc.StatusCode.UNAUTHENTICATED, "wrong token"
+            return grpc.StatusCode.UNAUTHENTICATED, "wrong token", None
         queue = self.script.refusals.get(method)
-        return queue.popleft() if queue else (None, "")
+        return queue.popleft() if queue else (None, "", None)
 
     def _answer(self, method: str, request: Any, default: Message) -> Any:
         reply = self.script.replies.get(method, default)
@@ -320,6 +368,12 @@ def steering(
     )
 
 
+def _retry_info(delay_s: float) -> bytes:
+    delay = Duration()
+    delay.FromNanoseconds(int(delay_s * 1e9))
+    return entry(tag(1, BYTES), delay.SerializeToString())
+
+
 class _Servicer:
     """Every method of every service; gRPC looks them up by name."""
 
@@ -346,7 +400,10 @@ class _Servicer:
         return self._unary("Put", request, context, default)
 
     def Report(self, request: Any, context: Any) -> Any:
-        """Rewards."""
+        """Rewards, or what a producer says of itself: two services have a method of this name."""
+        if isinstance(request, producer_pb2.ProducerReport):
+            default = producer_pb2.ProducerReportResponse()
+            return self._unary("ProducerReport", request, context, default)
         results = [
             reward_pb2.ReportResult(trajectory_ids=[r.trajectory_id], reward_id=f"r-{i}")
             for i, r in enumerate(request.rewards)

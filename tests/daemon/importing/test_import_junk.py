@@ -121,7 +121,7 @@ def test_junk_in_any_place(make: Callable[..., Any], shapes: Any, name: str) -> 
             for trajectory in plan.trajectories:
                 sound += 1
                 for span in trajectory.spans:
-                    assert encode.span_message(span).SerializeToString()
+                    assert encode.span_entry(span)
                     assert 0 < span.start_ns < span.end_ns < 2**63
                 for step in trajectory.steps:
                     assert all(isinstance(called, str) for called in step.called)

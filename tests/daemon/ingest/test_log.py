@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgym_daemon.clock import ManualClock
-from agentgym_daemon.errors import StorageError
-from agentgym_daemon.ingest import segments
+from agentgym_daemon.errors import StorageError, StorageFullError
+from agentgym_daemon.ingest import frames
+from agentgym_daemon.ingest.disk import Disk
 from agentgym_daemon.ingest.log import SegmentLog
 
 OpenLog = Callable[..., SegmentLog]
@@ -44,7 +46,58 @@ def fill(log: SegmentLog, *payloads: bytes) -> list[int]:
 
 
 def files(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "log").iterdir())
+    return sorted(path for path in (tmp_path / "log").iterdir() if path.name.startswith("log-"))
+
+
+def payloads_of(log: SegmentLog, offset: int = 0) -> list[bytes]:
+    return [payload for _, payload in log.replay(offset)]
+
+
+class HeldDisk(Disk):
+    """Its syncs wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def sync_data(self, fd: int) -> None:
+        self.syncs += 1
+        self.inside.set()
+        assert self.go_on.wait(30)
+        super().sync_data(fd)
+
+
+class FaultyDisk(Disk):
+    """One kind of call fails while `error` is set."""
+
+    def __init__(self, kind: str, error: int = 0) -> None:
+        self.kind, self.error = kind, error
+
+    def _check(self, kind: str) -> None:
+        if self.error and kind == self.kind:
+            raise OSError(self.error, os.strerror(self.error))
+
+    def open(self, path: Path, flags: int) -> int:
+        self._check("open")
+        return super().open(path, flags)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        if self.error and self.kind == "write" and len(data) > 5:
+            return super().write(fd, data[:5])  # a full disk takes a part first
+        self._check("write")
+        return super().write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._check("truncate")
+        super().truncate(fd, size)
+
+    def sync_data(self, fd: int) -> None:
+        self._check("sync_data")
+        super().sync_data(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._check("rename")
+        super().rename(source, target)
 
 
 def test_what_was_appended_is_replayed_in_order(open_log: OpenLog) -> None:
@@ -99,25 +152,17 @@ def test_a_failing_listener_does_not_stop_the_log(
     assert "listener of the log failed" in caplog.text
 
 
-def test_waiting_appends_share_one_sync(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncs: list[int] = []
-    inside, go_on = threading.Event(), threading.Event()
-
-    def sync(fd: int) -> None:
-        syncs.append(fd)
-        inside.set()
-        assert go_on.wait(30)
-
-    log = open_log()
-    monkeypatch.setattr(segments, "sync_data", sync)
+def test_waiting_appends_share_one_sync(open_log: OpenLog) -> None:
+    disk = HeldDisk()
+    log = open_log(disk=disk)
     first = log.append(b"first")
-    assert inside.wait(30)
+    assert disk.inside.wait(30)
     others = [log.append(b"other %d" % number) for number in range(20)]
     assert not first.done()
-    go_on.set()
+    disk.go_on.set()
 
     assert [other.result(10) for other in others] == sorted(other.result() for other in others)
-    assert len(syncs) == 2
+    assert disk.syncs == 2
 
 
 def test_a_large_queue_is_committed_in_several_groups(
@@ -160,23 +205,18 @@ def test_a_replay_survives_sealing_under_its_feet(open_log: OpenLog) -> None:
 
 
 def test_segments_left_unsealed_are_sealed_at_the_next_start(
-    open_log: OpenLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_log: OpenLog, tmp_path: Path
 ) -> None:
-    def refuse(segment: Any) -> None:
-        raise OSError(errno.ENOSPC, "no space left")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(segments, "seal", refuse)
-        log = open_log(segment_bytes=10)
-        fill(log, b"0123456789", b"next")
-        log.close()
+    log = open_log(segment_bytes=10, disk=FaultyDisk("rename", errno.ENOSPC))
+    fill(log, b"0123456789", b"next")
+    log.close()
     assert [path.suffix for path in files(tmp_path)] == [".seg", ".seg"]
 
     again = open_log()
     again.wait_sealed()
 
     assert [path.suffix for path in files(tmp_path)] == [".zst", ".seg"]
-    assert [payload for _, payload in again.replay()] == [b"0123456789", b"next"]
+    assert payloads_of(again) == [b"0123456789", b"next"]
 
 
 def test_a_crash_inside_sealing_leaves_nothing_behind(open_log: OpenLog, tmp_path: Path) -> None:
@@ -184,15 +224,30 @@ def test_a_crash_inside_sealing_leaves_nothing_behind(open_log: OpenLog, tmp_pat
     fill(log, b"0123456789", b"next")
     log.wait_sealed()
     log.close()
-    sealed = files(tmp_path)[0]
-    sealed.with_suffix("").write_bytes(b"the uncompressed file, not unlinked yet")
+    before = files(tmp_path)
+    uncompressed = tmp_path / "log" / "log-00000000000000000000.seg"
+    uncompressed.write_bytes(b"the uncompressed file, not unlinked yet")
     (tmp_path / "log" / "log-00000000000000000099.seg.tmp").write_bytes(b"half")
     (tmp_path / "log" / "README").write_text("somebody's own file")
 
     again = open_log()
 
-    assert [payload for _, payload in again.replay()] == [b"0123456789", b"next"]
-    assert [p.name for p in files(tmp_path)] == ["README", sealed.name, files(tmp_path)[2].name]
+    assert payloads_of(again) == [b"0123456789", b"next"]
+    assert files(tmp_path) == before
+    assert (tmp_path / "log" / "README").exists()
+
+
+def test_a_segment_that_was_sealed_by_an_older_daemon_is_read(
+    open_log: OpenLog, tmp_path: Path
+) -> None:
+    (tmp_path / "log").mkdir()
+    old = b"".join(map(frames.encode_frame, [b"one", b"two"]))
+    path = tmp_path / "log" / "log-00000000000000000000.seg.zst"
+    path.write_bytes(zstandard.compress(old))
+    (tmp_path / "log" / f"log-{len(old):020d}.seg").write_bytes(frames.encode_frame(b"three"))
+
+    assert payloads_of(open_log()) == [b"one", b"two", b"three"]
+    assert not path.exists()
 
 
 def test_a_log_whose_last_segment_is_sealed_goes_on_in_a_new_one(
@@ -254,78 +309,12 @@ def test_a_tail_of_zeros_or_garbage_is_no_record(
     assert "torn tail of 64 bytes" in caplog.text
 
 
-def test_a_damaged_record_before_good_ones_is_never_cut_off(
-    open_log: OpenLog, tmp_path: Path
-) -> None:
-    log = open_log()
-    fill(log, b"one", b"two", b"three")
-    log.close()
-    path = files(tmp_path)[0]
-    flip(path, 20)
-    before = path.read_bytes()
-
-    with pytest.raises(StorageError, match=r"log-0{20}\.seg is damaged at offset 11"):
-        open_log()
-
-    assert path.read_bytes() == before
-
-
-def test_a_damaged_sealed_segment_is_named_with_its_offset(
-    open_log: OpenLog, tmp_path: Path
-) -> None:
-    log = open_log(segment_bytes=10)
-    fill(log, os.urandom(200), b"next")
-    log.wait_sealed()
-    log.close()
-    flip(files(tmp_path)[0], 120)
-
-    log = open_log()
-    with pytest.raises(StorageError, match="is damaged at offset 0"):
-        list(log.replay())
-
-
-def test_a_damaged_middle_of_a_running_log_is_an_error(open_log: OpenLog, tmp_path: Path) -> None:
-    log = open_log()
-    ends = fill(log, b"one", b"two")
-    flip(files(tmp_path)[0], 20)
-
-    assert next(log.replay()) == (ends[0], b"one")
-    with pytest.raises(StorageError, match="is damaged at offset 11"):
-        list(log.replay())
-
-
-def test_a_file_that_is_no_compressed_segment_is_refused(open_log: OpenLog, tmp_path: Path) -> None:
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "log-00000000000000000000.seg.zst").write_bytes(b"not zstd at all")
-
-    with pytest.raises(StorageError, match="is damaged at offset 0"):
-        open_log()
-
-
-def test_a_missing_segment_is_noticed(open_log: OpenLog, tmp_path: Path) -> None:
-    log = open_log(segment_bytes=10)
-    fill(log, b"0123456789", b"0123456789", b"0123456789", b"next")
-    log.wait_sealed()
-    first, missing = files(tmp_path)[:2]
-    missing.unlink()
-
-    with pytest.raises(StorageError, match="is gone"):
-        list(log.replay())
-    log.close()
-    with pytest.raises(StorageError, match="expected 18"):
-        open_log()
-
-    first.unlink()
-    kept = open_log()
-    assert [payload for _, payload in kept.replay(0)] == [b"0123456789", b"next"]
-
-
 def test_an_offset_behind_the_end_is_refused(open_log: OpenLog) -> None:
     with pytest.raises(StorageError, match="ends at offset 0, expected at least 5"):
         list(open_log().replay(5))
 
 
-@pytest.mark.parametrize("payload", [b"", bytes(segments.MAX_PAYLOAD_BYTES + 1)], ids=len)
+@pytest.mark.parametrize("payload", [b"", bytes(frames.MAX_PAYLOAD_BYTES + 1)], ids=len)
 def test_a_record_of_an_impossible_size_is_refused(open_log: OpenLog, payload: bytes) -> None:
     log = open_log()
 
@@ -335,39 +324,91 @@ def test_a_record_of_an_impossible_size_is_refused(open_log: OpenLog, payload: b
     assert fill(log, b"good")
 
 
-def test_a_failed_sync_stops_the_log_for_good(
-    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = open_log()
+def test_a_failed_sync_stops_the_log_for_good(open_log: OpenLog) -> None:
+    disk = FaultyDisk("sync_data")
+    log = open_log(disk=disk)
     fill(log, b"kept")
 
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(segments, "sync_data", fail)
-        with pytest.raises(StorageError, match="could not be written"):
-            log.append(b"lost").result(10)
+    disk.error = errno.EIO
+    with pytest.raises(StorageError, match="could not be written"):
+        log.append(b"lost").result(10)
+    disk.error = 0
 
     with pytest.raises(StorageError, match="free or repair the disk"):
         log.append(b"refused").result(10)
+    with pytest.raises(StorageError, match="free or repair the disk"):
+        log.rotate().result(10)
     assert log.failed is not None
-    assert [payload for _, payload in log.replay()] == [b"kept"]
+    assert payloads_of(log) == [b"kept"]
 
 
-def test_a_failed_rotation_stops_the_log(
-    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_refuses_and_the_log_goes_on_when_there_is_space(
+    open_log: OpenLog, code: int
 ) -> None:
-    log = open_log(segment_bytes=5)
+    disk = FaultyDisk("write")
+    log = open_log(disk=disk)
+    ends = fill(log, b"kept")
+
+    disk.error = code
+    with pytest.raises(StorageFullError, match="takes nothing for now") as caught:
+        log.append(b"refused, all of it").result(10)
+    disk.error = 0
+    ends += fill(log, b"after")
+
+    assert caught.value.retry_after_s > 0
+    assert log.failed is None
+    assert ends == [12, 25]
+    log.close()
+    assert payloads_of(open_log()) == [b"kept", b"after"]
+
+
+def test_a_failed_write_that_cannot_be_undone_stops_the_log(open_log: OpenLog) -> None:
+    class BrokenDisk(FaultyDisk):
+        def truncate(self, fd: int, size: int) -> None:
+            raise OSError(errno.EIO, "input/output error")
+
+    log = open_log(disk=BrokenDisk("write", errno.ENOSPC))
+
+    with pytest.raises(StorageError, match="could not be written"):
+        log.append(b"who knows").result(10)
+
+    assert log.failed is not None
+    log.close()
+    assert payloads_of(open_log()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE, errno.EROFS])
+def test_a_segment_that_cannot_be_begun_refuses_and_is_begun_later(
+    open_log: OpenLog, code: int
+) -> None:
+    disk = FaultyDisk("open")
+    log = open_log(segment_bytes=5, disk=disk)
     fill(log, b"0123456789")
 
-    def fail(path: Path) -> Any:
-        raise OSError(errno.ENOSPC, "no space left")
+    disk.error = code
+    with pytest.raises(StorageFullError, match="takes nothing for now"):
+        log.append(b"refused").result(10)
+    disk.error = 0
+    fill(log, b"after")
 
-    monkeypatch.setattr(segments, "create", fail)
+    assert log.active.start == 18
+    assert payloads_of(log) == [b"0123456789", b"after"]
 
-    with pytest.raises(StorageError, match="no space left"):
-        log.append(b"lost").result(10)
+
+def test_a_segment_can_be_begun_on_request(open_log: OpenLog, tmp_path: Path) -> None:
+    log = open_log()
+    log.rotate().result(10)
+    assert len(files(tmp_path)) == 1
+
+    fill(log, b"one")
+    log.rotate().result(10)
+    fill(log, b"two")
+
+    assert [segment.start for segment in log.closed] == [0]
+    assert log.active.start == 11
+    assert payloads_of(log) == [b"one", b"two"]
+    assert log.last() == (22, b"two")
 
 
 def test_a_partial_write_is_completed(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,21 +422,13 @@ def test_a_partial_write_is_completed(open_log: OpenLog, monkeypatch: pytest.Mon
     assert [payload for _, payload in log.replay()] == [b"a longer record"]
 
 
-def test_a_cancelled_append_harms_nobody(
-    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside, go_on = threading.Event(), threading.Event()
-
-    def sync(fd: int) -> None:
-        inside.set()
-        assert go_on.wait(30)
-
-    log = open_log()
-    monkeypatch.setattr(segments, "sync_data", sync)
+def test_a_cancelled_append_harms_nobody(open_log: OpenLog) -> None:
+    disk = HeldDisk()
+    log = open_log(disk=disk)
     cancelled = log.append(b"one")
-    assert inside.wait(30)
+    assert disk.inside.wait(30)
     assert cancelled.cancel()
-    go_on.set()
+    disk.go_on.set()
 
     assert fill(log, b"two")
     with pytest.raises(CancelledError):
@@ -446,9 +479,3 @@ while True:
 
     assert len(found) >= count >= 500
     assert found == [b"record %d" % number for number in range(len(found))]
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(bytes(data))

@@ -184,6 +184,22 @@ def test_a_training_beyond_its_time_is_ended(tmp_path: Path, closing: list[Train
     assert trainer.status.startswith("failed:")
 
 
+def test_the_process_starts_when_it_is_warmed_and_only_once(
+    tmp_path: Path, closing: list[Trainer]
+) -> None:
+    started = tmp_path / "started"
+    code = f"open({str(started)!r}, 'a').write('x')\n" + ANSWERS
+    closing.append(trainer := python(tmp_path, code))
+    assert (trainer.pid, trainer.status) == (None, "idle")
+
+    trainer.warm()
+    trainer.warm()
+
+    assert trainer.train(job(tmp_path)).result(30).ok
+    assert trainer.pid is not None
+    assert started.read_text() == "x"
+
+
 def test_a_process_that_does_not_start_is_a_failed_result(
     tmp_path: Path, closing: list[Trainer]
 ) -> None:

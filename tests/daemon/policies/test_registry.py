@@ -14,7 +14,7 @@ from agentgym.policy.snapshot import digest
 from agentgym.proto.v1 import common_pb2, log_pb2
 from agentgym_daemon.clock import ManualClock
 from agentgym_daemon.errors import DirectoryError, NotFoundError, PolicyStateError, StorageError
-from agentgym_daemon.policies.registry import POINTER_NAME, Registry
+from agentgym_daemon.policies.registry import Registry
 
 MakeCandidate = Callable[..., bytes]
 
@@ -67,9 +67,8 @@ class Desk:
         )
         return version
 
-    def pointer(self) -> list[str]:
-        text = (self.directory / "policies" / POINTER_NAME).read_text()
-        return [entry["version"] for entry in json.loads(text)["live"]]
+    def live(self) -> list[str]:
+        return [version.version for version in self.registry.live()]
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ async def test_a_registered_candidate_is_a_file_and_a_fact_but_not_live(desk: De
     assert desk.registry.path(version).stat().st_mode & 0o777 == 0o600
     assert desk.registry.snapshot(version).version == version
     assert desk.registry.live() == []
-    assert desk.pointer() == []
+    assert desk.live() == []
 
 
 async def test_promotion_and_rollback_write_a_fact_move_the_pointer_and_tell(desk: Desk) -> None:
@@ -100,13 +99,13 @@ async def test_promotion_and_rollback_write_a_fact_move_the_pointer_and_tell(des
     change = await desk.registry.promote(second, actor="trainer", reason="better")
 
     assert (change.version, change.previous, change.reason) == (second, first, "better")
-    assert desk.pointer() == [second]
+    assert desk.live() == [second]
     back = await desk.registry.rollback(desk.scope, actor="cli")
     assert (back.version, back.previous) == (first, second)
-    assert desk.pointer() == [first]
+    assert desk.live() == [first]
     none = await desk.registry.rollback(desk.scope, actor="cli")
     assert (none.version, none.previous) == ("", first)
-    assert desk.pointer() == []
+    assert desk.live() == []
     assert desk.changed == ["support-desk"] * 4
     with pytest.raises(PolicyStateError, match="nothing to roll back"):
         await desk.registry.rollback(desk.scope, actor="cli")
@@ -134,11 +133,10 @@ async def test_a_restart_goes_on_where_the_log_ended(desk: Desk) -> None:
     first, second = await desk.register(), await desk.register(bias=1.0)
     await desk.registry.promote(first, actor="trainer")
     await desk.registry.promote(second, actor="trainer")
-    (desk.directory / "policies" / POINTER_NAME).unlink()
 
     desk.registry = desk.reopen()
 
-    assert desk.pointer() == [second]
+    assert desk.live() == [second]
     assert desk.registry.book.next_version() == "p-000003"
     assert (await desk.registry.rollback(desk.scope, actor="cli")).version == first
 
@@ -157,7 +155,7 @@ async def test_a_file_with_a_changed_byte_is_never_served(desk: Desk, place: int
     desk.registry = desk.reopen()
 
     assert desk.registry.live() == []
-    assert desk.pointer() == []
+    assert desk.live() == []
     with pytest.raises(PolicyStateError, match="cannot be used"):
         await desk.registry.pin(version, actor="cli")
 

@@ -90,3 +90,18 @@ async def test_nothing_overdue_writes_nothing() -> None:
 
     assert await house.keeping.close_idle() == await house.keeping.give_defaults() == 0
     assert house.records == []
+
+
+async def test_a_clock_that_is_set_forward_ends_no_run_that_is_under_way() -> None:
+    house = House(None)
+    house.clock.advance(400)
+    await house.keeping.close_idle()
+    received_ns = house.clock.now_ns()
+
+    house.clock.step(6 * 3600)
+    await house.keeping.close_idle()
+    assert house.pending.asked[-1] < received_ns
+
+    house.clock.advance(301)
+    await house.keeping.close_idle()
+    assert house.pending.asked[-1] >= received_ns

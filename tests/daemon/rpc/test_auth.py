@@ -11,10 +11,19 @@ import pytest
 from grpc import aio
 
 from agentgym import semconv
-from agentgym.proto.v1 import admin_pb2, policy_pb2, reward_pb2
+from agentgym.proto.v1 import (
+    admin_pb2,
+    artifact_pb2,
+    catalogue_pb2,
+    decision_pb2,
+    policy_pb2,
+    producer_pb2,
+    reward_pb2,
+    trajectory_pb2,
+)
 from agentgym_daemon.errors import DirectoryError, InvalidRequestError, NotFoundError
 from agentgym_daemon.lock import prepare, read_token
-from agentgym_daemon.rpc.auth import SCOPES
+from agentgym_daemon.rpc.auth import ADDS_FACTS, SCOPES
 from agentgym_daemon.rpc.tokens import FILE_NAME, Scope, Tokens
 
 SERVICES = (
@@ -143,12 +152,22 @@ async def test_an_unknown_method_needs_admin_and_then_does_not_exist(desk: Any) 
 def test_every_method_of_the_contract_has_a_scope() -> None:
     methods = {
         f"/{service.full_name}/{method.name}"
-        for module in (admin_pb2, policy_pb2, reward_pb2)
+        for module in (
+            admin_pb2,
+            artifact_pb2,
+            catalogue_pb2,
+            decision_pb2,
+            policy_pb2,
+            producer_pb2,
+            reward_pb2,
+            trajectory_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
 
     assert methods <= SCOPES.keys()
+    assert SCOPES.keys() >= ADDS_FACTS
 
 
 def test_extra_tokens_are_kept_as_hashes_in_a_private_file(tmp_path: Path) -> None:

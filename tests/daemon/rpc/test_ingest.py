@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from agentgym import semconv
 from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, log_pb2, trajectory_pb2
 from agentgym_daemon.clock import SystemClock
-from agentgym_daemon.errors import StorageError
+from agentgym_daemon.errors import InvalidRequestError, StorageError
 from agentgym_daemon.ingest.log import SegmentLog
+from agentgym_daemon.rpc.ingest import MAX_TRACES_BYTES, accept_traces
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -329,3 +334,90 @@ async def test_an_empty_catalogue_is_accepted_without_a_fact(desk: Any) -> None:
 
     assert put.accepted == 0
     assert (await desk.client.status()).log_end == 0
+
+
+def spans_request(*spans: trace_pb2.Span) -> bytes:
+    """An OTLP request of these spans."""
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.extend(spans)
+    return request.SerializeToString()
+
+
+def plain_span(number: int = 1, **fields: Any) -> trace_pb2.Span:
+    """A span of now."""
+    known: dict[str, Any] = {
+        "trace_id": number.to_bytes(16, "big"),
+        "span_id": number.to_bytes(8, "big"),
+        "name": "span",
+        "start_time_unix_nano": time.time_ns(),
+        "end_time_unix_nano": time.time_ns(),
+    }
+    return trace_pb2.Span(**known | fields)
+
+
+async def test_hostile_spans_are_stored_clamped_beside_their_siblings(desk: Any) -> None:
+    hostile = plain_span(1, start_time_unix_nano=1, end_time_unix_nano=2, name="a\0b")
+    pair = hostile.attributes.add(key="long")
+    pair.value.string_value = "x" * 2**20
+
+    response = await export_raw(desk, spans_request(hostile, plain_span(2)))
+
+    assert response == ExportTraceServiceResponse()
+    (span,) = (await stored(desk, 1)).spans
+    assert span.name == "a\0b"
+    assert json.loads(span.attributes_json)[semconv.CLAMPED] == ["start", "end", "long"]
+    assert len((await stored(desk, 2)).spans) == 1
+
+
+async def test_of_two_spans_with_one_id_the_first_is_kept_and_the_other_counted(desk: Any) -> None:
+    await export_raw(desk, spans_request(plain_span(1, name="first"), plain_span(1, name="second")))
+    await export_raw(desk, spans_request(plain_span(1, name="third")))
+
+    assert [span.name for span in (await stored(desk, 1)).spans] == ["first"]
+    assert (await desk.client.status()).counters["spans_duplicate"] == 2
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+async def test_a_request_of_four_mebibytes_is_the_largest(desk: Any, spare: int) -> None:
+    empty = len(spans_request(plain_span(name="x" * (4 * 2**20 - 1000))))
+    name = "x" * (4 * 2**20 - 1000 + MAX_TRACES_BYTES - empty + spare)
+    request = spans_request(plain_span(name=name))
+    assert len(request) == MAX_TRACES_BYTES + spare
+
+    if spare <= 0:
+        await export_raw(desk, request)
+        assert len((await stored(desk, 1)).spans) == 1
+        return
+    with pytest.raises(aio.AioRpcError, match="expected at most 4194304") as caught:
+        await export_raw(desk, request)
+
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (await desk.client.status()).log_end == 0
+
+
+async def test_a_gzip_bomb_unfolds_no_further_than_a_message_may_be(desk: Any) -> None:
+    method = desk.client.channel.unary_unary(EXPORT)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(aio.AioRpcError) as caught:
+        await method(
+            bytes(100 * 2**20),
+            metadata=desk.client.metadata,
+            timeout=60,
+            compression=grpc.Compression.Gzip,
+        )
+
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024
+    await desk.client.send_run(1)
+    assert (await stored(desk, 1)).summary.state == "closed"
+
+
+def test_what_could_be_kept_is_known_without_keeping_it() -> None:
+    bad = plain_span(2, trace_id=b"short")
+
+    assert accept_traces(b"") == (0, 0, "")
+    assert accept_traces(spans_request(plain_span())) == (1, 0, "")
+    assert accept_traces(spans_request(plain_span(), bad))[:2] == (1, 1)
+    with pytest.raises(InvalidRequestError, match="nothing of this request can be read"):
+        accept_traces(spans_request(bad))

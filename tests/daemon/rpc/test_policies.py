@@ -17,6 +17,7 @@ from agentgym_daemon.app import version
 from agentgym_daemon.lock import read_feature_key
 from agentgym_daemon.policies.book import Book
 from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.updates import Updates
 from agentgym_daemon.rpc.policies import PolicyService
 
 MakeCandidate = Callable[..., bytes]
@@ -163,8 +164,11 @@ async def test_tools_that_are_down_are_pushed_to_their_agent() -> None:
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]
         hub,
-        handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
-        down=lambda agent: down[agent],
+        updates=Updates(
+            Quiet(),  # type: ignore[arg-type]
+            handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+            down=lambda agent: down[agent],
+        ),
     )
     stream = service.Subscribe(SUBSCRIPTION, None)  # type: ignore[arg-type]
 
@@ -179,7 +183,10 @@ async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]
         Hub(),
-        handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+        updates=Updates(
+            Quiet(),  # type: ignore[arg-type]
+            handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+        ),
         heartbeat_s=0.001,
     )
 

@@ -10,10 +10,10 @@ import grpc
 import pytest
 from grpc import aio
 
-from agentgym.encode import features_message
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
 from agentgym.policy.evaluate import Catalogue, Scorer
 from agentgym.policy.features import TextHasher
+from agentgym.policy.messages import features_message
 from agentgym.policy.parameters import initial
 from agentgym.policy.snapshot import digest, dump
 from agentgym.proto.v1 import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agentgym_daemon.clock import ManualClock
 from agentgym_daemon.errors import StorageError
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
+from agentgym_daemon.store import applier as applier_module
 from agentgym_daemon.store import batch as batch_module
 from agentgym_daemon.store.applier import Applier
 from agentgym_daemon.store.batch import AppliedBatch
@@ -34,6 +36,7 @@ def start(tmp_path: Path, log: SegmentLog) -> Iterator[Callable[..., Applier]]:
     opened: list[Any] = []
 
     def start_one(**options: Any) -> Applier:
+        close()  # a file has one owner
         store = Store.open(tmp_path / "a.duckdb")
         options = {"decode": decode_traces, "longest_pause_s": 0.1, **options}
         applier = Applier(store, log, **options)
@@ -42,15 +45,17 @@ def start(tmp_path: Path, log: SegmentLog) -> Iterator[Callable[..., Applier]]:
         applier.start()
         return applier
 
+    def close() -> None:
+        for resource in reversed(opened):
+            resource.close()
+
     yield start_one
-    for resource in reversed(opened):
-        resource.close()
+    close()
 
 
-def stored_spans(path: Path) -> int:
-    store = Store.open(path)
-    ((count,),) = store.writer.execute("SELECT count(*) FROM spans").fetchall()
-    store.close()
+def stored_spans(applier: Applier) -> int:
+    with applier._store.reading() as cursor:
+        ((count,),) = cursor.execute("SELECT count(*) FROM spans").fetchall()
     return int(count)
 
 
@@ -67,7 +72,7 @@ def test_it_replays_what_was_appended_before_and_follows_what_comes(
     assert not applier.wait(end + 1, 0.01)
     applier.close()
     applier.close()
-    assert stored_spans(tmp_path / "a.duckdb") == 6
+    assert stored_spans(applier) == 6
 
 
 def test_it_goes_on_where_it_stopped(
@@ -82,7 +87,7 @@ def test_it_goes_on_where_it_stopped(
 
     assert second.wait(end, 30)
     second.close()
-    assert stored_spans(tmp_path / "a.duckdb") == 2
+    assert stored_spans(second) == 2
 
 
 def test_subscribers_hear_of_every_batch_and_cannot_break_it(
@@ -132,7 +137,7 @@ def test_a_failing_database_is_opened_again_and_nothing_is_lost_or_doubled(
     assert applier.wait(end, 30)
     assert applier.failed == ""
     applier.close()
-    assert stored_spans(tmp_path / "a.duckdb") == 1
+    assert stored_spans(applier) == 1
 
 
 def test_a_commit_that_succeeded_although_it_failed_is_not_applied_twice(
@@ -156,7 +161,7 @@ def test_a_commit_that_succeeded_although_it_failed_is_not_applied_twice(
 
     assert applier.wait(log.append(records.spans(records.root(1))).result(10), 30)
     applier.close()
-    assert stored_spans(tmp_path / "a.duckdb") == 1
+    assert stored_spans(applier) == 1
 
 
 def test_a_database_that_cannot_be_opened_again_is_tried_again(
@@ -169,7 +174,7 @@ def test_a_database_that_cannot_be_opened_again_is_tried_again(
     refusals = iter([StorageError("no space left"), None])
     real = Store.reopen
 
-    def decode(request: bytes) -> DecodedTraces:
+    def decode(request: bytes, received_ns: int) -> DecodedTraces:
         if fault := next(faults, None):
             raise fault
         return decode_traces(request)
@@ -186,15 +191,48 @@ def test_a_database_that_cannot_be_opened_again_is_tried_again(
     assert applier.wait(log.append(records.spans(records.root(1))).result(10), 30)
 
 
-def test_a_database_ahead_of_the_log_is_refused(
+def test_a_database_ahead_of_the_log_keeps_its_rows_and_takes_what_comes_next(
     records: Any, log: SegmentLog, tmp_path: Path
 ) -> None:
     store = Store.open(tmp_path / "a.duckdb")
     store.writer.execute("INSERT INTO meta VALUES ('applied_offset', '999')")
     applier = Applier(store, log, decode=decode_traces)
+    log.on_durable = applier.submit
 
-    with pytest.raises(StorageError, match="restore its missing segments"):
-        applier.start()
+    applier.start()
+    end = log.append(records.spans(records.root(1))).result(10)
+
+    assert end > 999
+    assert applier.wait(end, 30)
+    assert store.content_hashes()["spans"].startswith("1:")
+    assert [damage.lost_bytes for damage in log.damages] == [999]
+    applier.close()
+    store.close()
+
+
+def test_a_file_whose_damage_shows_only_when_it_is_read_is_derived_again(
+    records: Any, log: SegmentLog, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.duckdb"
+    store = Store.open(path)
+    applier = Applier(store, log, decode=decode_traces, longest_pause_s=0.1)
+    log.on_durable = applier.submit
+    applier.start()
+    for payload in records.history(1, trajectories=30):
+        end = log.append(payload).result(10)
+    assert applier.wait(end, 30)
+    expected = store.content_hashes()
+    told: list[Path] = []
+    store.on_set_aside = lambda moved, reason: told.append(moved)
+
+    store.damage = "Corrupt database file"
+    applier.submit()
+    assert applier.wait(log.append(records.catalogue()).result(10), 30)
+
+    assert told == [tmp_path / "a.duckdb.damaged-1"]
+    assert store.damage == ""
+    lifetime = {"counters": ""}  # the last record was counted
+    assert store.content_hashes() | lifetime == expected | lifetime
     applier.close()
     store.close()
 
@@ -206,7 +244,7 @@ def test_it_stops_between_batches(
         log.append(records.spans(records.root(number))).result(10)
     applied, go_on = threading.Event(), threading.Event()
 
-    def decode(request: bytes) -> DecodedTraces:
+    def decode(request: bytes, received_ns: int) -> DecodedTraces:
         applied.set()
         assert go_on.wait(30)
         return decode_traces(request)
@@ -221,3 +259,59 @@ def test_it_stops_between_batches(
     closing.join(30)
 
     assert 0 < applier.applied < log.end
+
+
+def test_what_does_not_fit_into_memory_is_read_from_the_log(
+    records: Any, log: SegmentLog, start: Callable[..., Applier]
+) -> None:
+    applied, go_on = threading.Event(), threading.Event()
+
+    def decode(request: bytes, received_ns: int) -> DecodedTraces:
+        applied.set()
+        assert go_on.wait(30)
+        return decode_traces(request, received_ns)
+
+    applier = start(decode=decode)
+    applier._recent._limit = 1000
+    log.append(records.spans(records.root(1))).result(10)
+    assert applied.wait(30)
+    for number in range(2, 40):
+        end = log.append(records.spans(records.root(number))).result(10)
+    assert applier._recent.size <= 1000
+    go_on.set()
+
+    assert applier.wait(end, 30)
+    assert stored_spans(applier) == 39
+
+
+def test_it_hears_of_records_that_only_the_log_knows(
+    records: Any, log: SegmentLog, start: Callable[..., Applier]
+) -> None:
+    applier = start()
+    log.on_durable = None
+    end = log.append(records.spans(records.root(1))).result(10)
+
+    applier.submit()
+
+    assert applier.wait(end, 30)
+
+
+def test_an_idle_applier_moves_a_long_write_ahead_log_into_the_file(
+    records: Any,
+    log: SegmentLog,
+    start: Callable[..., Applier],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(applier_module, "IDLE_WAL_BYTES", 1)
+    applier = start(idle_s=0.05)
+    assert applier.wait(log.append(records.spans(records.root(1))).result(10), 30)
+    wal = tmp_path / "a.duckdb.wal"
+
+    for _ in range(600):
+        if not wal.exists():
+            break
+        time.sleep(0.05)
+
+    assert not wal.exists()
+    assert stored_spans(applier) == 1

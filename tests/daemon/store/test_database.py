@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,73 @@ def test_a_damaged_file_is_set_aside(records: Any, open_bench: Any) -> None:
     first.apply(*records.episode(1))
     first.store.close()
     path = first.store.path
-    for _ in range(2):
+    for number in range(4):
         path.write_bytes(b"x" * 5000)
-        path.with_name("a.wal").write_bytes(b"y")
+        path.with_name("a.wal").write_bytes(b"y%d" % number)
 
         store = open_bench("a").store
 
         assert store.applied_offset() == 0
         assert store.content_hashes()["spans"] == "0:0"
         store.close()
-    assert store.quarantined == path.with_name("a.damaged-2")
-    assert path.with_name("a.damaged-1.wal").read_bytes() == b"y"
+    assert store.quarantined == path.with_name("a.damaged-4")
+    assert path.with_name("a.damaged-3.wal").read_bytes() == b"y2"
+    assert sorted(p.name for p in path.parent.glob("*.damaged-?")) == ["a.damaged-3", "a.damaged-4"]
+
+
+def test_a_file_that_ends_the_process_when_it_is_opened_is_set_aside_at_last(
+    open_bench: Any,
+) -> None:
+    first = open_bench("a").store
+    first.close()
+    first.path.with_name("a.opening").write_text("3")
+
+    store = open_bench("a").store
+
+    assert store.quarantined == store.path.with_name("a.damaged-1")
+    assert not store.path.with_name("a.opening").exists()
+
+
+def test_a_reader_that_meets_damage_says_so(open_bench: Any) -> None:
+    store = open_bench("a").store
+    woken: list[bool] = []
+    store.on_damage = lambda: woken.append(True)
+
+    with pytest.raises(duckdb.Error, match="does not exist"), store.reading() as cursor:
+        cursor.execute("SELECT * FROM missing")
+    assert store.damage == ""
+    with pytest.raises(duckdb.IOException), store.reading():
+        raise duckdb.IOException("Corrupt database file: computed checksum 1 does not match 2")
+
+    assert woken == [True]
+    assert store.damage.startswith("Corrupt database file")
+
+
+def test_a_reader_that_will_not_end_is_interrupted_before_the_file_is_closed(
+    open_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentgym_daemon.store.database._READERS_S", 0.2)
+    store = open_bench("a").store
+    begun = threading.Event()
+    ended: list[str] = []
+
+    def read() -> None:
+        try:
+            with store.reading() as cursor:
+                begun.set()
+                cursor.execute(
+                    "SELECT sum(a.range * b.range) FROM range(10000000) a, range(1000000) b"
+                )
+        except duckdb.Error as error:
+            ended.append(type(error).__name__)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert begun.wait(10)
+    store.close()
+    reader.join(30)
+
+    assert ended == ["InterruptException"]
 
 
 def test_a_file_of_a_newer_daemon_is_set_aside(open_bench: Any) -> None:

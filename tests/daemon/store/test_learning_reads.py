@@ -1,4 +1,4 @@
-"""What learning and the registry read: progress, history, recent decisions, the snapshot file."""
+"""What learning and the registry read: progress, history, the snapshot file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ def test_progress_counts_ended_rewarded_trajectories_per_scope(records: Any, ben
 
     with bench.store.reading() as cursor:
         (progress,) = training.scope_progress(cursor)
-        reliability = training.scope_reliability(cursor, SCOPE)
         (run,) = training.training_runs(cursor, SCOPE)
     assert progress.scope == SCOPE
     assert (progress.trajectories, progress.rewarded, progress.since_training) == (4, 3, 2)
@@ -51,10 +50,6 @@ def test_progress_counts_ended_rewarded_trajectories_per_scope(records: Any, ben
     assert (progress.n_control, progress.reliability_control) == (1, 1.0)
     assert progress.last_training_ns == run.received_ns
     assert run.verdict == "rejected"
-    assert [(r.assignment, r.policy_version, r.n, r.successes) for r in reliability] == [
-        (common_pb2.ASSIGNMENT_POLICY, "p-1", 2, 1),
-        (common_pb2.ASSIGNMENT_CONTROL, "p-1", 1, 1),
-    ]
 
 
 def test_reliability_of_nothing_is_not_a_number(records: Any, bench: Any) -> None:
@@ -65,21 +60,6 @@ def test_reliability_of_nothing_is_not_a_number(records: Any, bench: Any) -> Non
     assert math.isnan(progress.reliability_policy)
     assert math.isnan(progress.reliability_control)
     assert (progress.since_training, progress.last_training_ns) == (0, 0)
-
-
-def test_the_last_decisions_come_oldest_first_with_their_features(records: Any, bench: Any) -> None:
-    bench.apply(
-        *records.episode(1),
-        records.decisions(records.decision(2, 20, features_id=b"")),
-        *records.episode(3),
-    )
-
-    with bench.store.reading() as cursor:
-        found = training.recent_decisions(cursor, SCOPE, 2)
-        nothing = training.recent_decisions(cursor, Scope("desk", "other", 1), 2)
-    assert [r.decision.trajectory_id[-1] for r in found] == [2, 3]
-    assert [r.features for r in found] == [None, records.features(3)]
-    assert nothing == []
 
 
 def test_the_snapshot_holds_what_ended_in_the_scope(

@@ -137,7 +137,9 @@ def test_evaluation_events_are_rewards(records: Any, bench: Any) -> None:
     assert batch.rejected == 1
     assert reward_of(bench, records.trace(1)) == 0.25
     with bench.store.reading() as cursor:
-        (found,) = rewards.rewards_of(cursor, 1)
+        stored = summary(cursor, records.trace(1))
+        assert stored is not None
+        (found,) = rewards.rewards_of(cursor, stored.no, trajectory_id=stored.trajectory_id)
     assert (found.source, found.name) == ("evaluation", "evaluation")
 
 

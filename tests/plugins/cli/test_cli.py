@@ -19,6 +19,7 @@ from agentgym.proto.v1 import (
     common_pb2,
     decision_pb2,
     policy_pb2,
+    producer_pb2,
     reward_pb2,
     trajectory_pb2,
 )
@@ -91,6 +92,33 @@ def test_status_is_one_object_with_every_field(daemon: FakeDaemon, agentgym: Run
     assert code == 0
     assert "p-000003" in out
     assert "0.900 (n=60)" in out
+
+
+def test_status_shows_where_every_plugins_items_are(daemon: FakeDaemon, agentgym: Run) -> None:
+    counters = {
+        "produced.spans": 10,
+        "acked.spans": 6,
+        "spooled.spans": 1,
+        "dropped.spans.cap": 2,
+        "dropped.spans.refused": 1,
+    }
+    report = producer_pb2.ProducerReport(agent="desk", pid=77, counters=counters, on=True)
+    damage = admin_pb2.Damage(path="spool/damaged/x", reason="torn", lost_bytes=5)
+    reply = admin_pb2.StatusResponse(
+        not_ready="the disk is full",
+        damages=[damage],
+        producers=[admin_pb2.ProducerStatus(report=report, received_unix_nano=10**18)],
+    )
+    daemon.reply("Status", reply)
+
+    code, out, _ = agentgym("status")
+
+    [row] = [line.split() for line in out.splitlines() if line.startswith("desk")]
+    assert code == 0
+    assert row[:7] == ["desk", "77", "10", "6", "0", "1", "3"]
+    assert "cap 2, refused 1" in out
+    assert "NOT READY: the disk is full" in out
+    assert "spool/damaged/x" in out
 
 
 def test_trajectories_are_listed_with_ids_in_hex(daemon: FakeDaemon, agentgym: Run) -> None:

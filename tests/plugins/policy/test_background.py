@@ -182,3 +182,23 @@ def test_in_a_process_of_its_own(script: str) -> None:
     done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_beyond_what_may_wait_a_step_falls_back_at_once_and_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentgym.policy.background.MOST_WAITING", 3)
+    background: Background[str] = Background(100)
+    held = Work(held=True)
+    assert background("held", held, 0.0) is None  # the thread is busy, or about to be
+    while not held.calls:
+        time.sleep(0.001)
+
+    waiting = [background(number, Work(), 0.0) for number in range(10)]
+
+    assert waiting == [None] * 10
+    assert background.dropped == 7
+    assert background("no limit of time", Work("done here")) == "done here"
+    held.go.set()
+    assert background(2, Work("late")) == "done"
+    assert background(9, Work("tried again")) == "tried again"

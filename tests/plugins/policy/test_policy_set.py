@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgym.encode import features_message, step_message
+from agentgym.messages import step_message
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
 from agentgym.policy.evaluate import Catalogue, CatalogueCache, Scorer
 from agentgym.policy.features import GRAMS_ONLY, Embedding, Featuriser, TextHasher, TextVector
+from agentgym.policy.messages import features_message
 from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot

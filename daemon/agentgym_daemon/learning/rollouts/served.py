@@ -19,7 +19,6 @@ from agentgym.policy.arms import Exploration
 from agentgym.policy.evaluate import CatalogueCache
 from agentgym.policy.features import TextHasher, TextVector
 from agentgym.policy.policy_set import PolicySet
-from agentgym.proto.v1 import decision_pb2
 from agentgym.trajectory import ArmKind, Decision, PastCall, Tool
 from agentgym_daemon.encoders.choice import featuriser_of
 
@@ -136,23 +135,6 @@ class Served:
                 kind=ArmKind.FORCE,
                 rng=rng,
             )
-
-
-def features_message(
-    vector: TextVector, schema: int, trajectory_id: bytes, features_id: bytes
-) -> decision_pb2.TaskFeatures:
-    """Task features as they travel."""
-    embedding = vector.embedding
-    return decision_pb2.TaskFeatures(
-        features_id=features_id,
-        trajectory_id=trajectory_id,
-        feature_schema=schema,
-        index=vector.index.tolist(),
-        quantised=vector.quantised.tobytes(),
-        scale=vector.scale,
-        embedding=embedding.quantised.tobytes() if embedding else b"",
-        embedding_scale=embedding.scale if embedding else 0.0,
-    )
 
 
 _open: OrderedDict[str, Served] = OrderedDict()

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agentgym import semconv
+from agentgym.policy.messages import features_message
 from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, training_pb2
 from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, PastCall, Tool
-from agentgym_daemon.learning.rollouts.served import Served, features_message
+from agentgym_daemon.learning.rollouts.served import Served
 
 RECORD_SPAN = "agentgym.decisions"
 RECORD, CATALOGUE = "agentgym.lightning.record", "agentgym.lightning.catalogue"
@@ -86,10 +87,10 @@ class ToolRun:
         self._request = decision_pb2.RecordRequest(
             features=[
                 features_message(
-                    self._vector,
-                    self.served.feature_schema,
                     self.trajectory_id,
                     self._features_id,
+                    self._vector,
+                    self.served.feature_schema,
                 )
             ]
         )

@@ -104,7 +104,7 @@ class Watcher(FrameHandler):
         text_agent = text_agent_of(agent, request)
         if text_agent is not None:
             settle(text_agent)
-        tools = text_agent.tools if text_agent else tuple(tool for _, tool in offered_in(request))
+        tools = text_agent.tools if text_agent else offered_in(request).tools
         turn = run.turn(
             tools,
             model=metadata.get("ls_model_name") or "",
@@ -238,15 +238,21 @@ class GymHooks(Watcher):
         return call
 
     def _done(self, call: Call, result: Any) -> None:
-        self.gym.guard.call(
-            "langchain.tool", None, call.finish, status_error(result), result=result
-        )
+        self.gym.guard.call("langchain.tool", None, _finish, call, result)
 
     def _failed(self, call: Call, error: BaseException) -> None:
-        if isinstance(error, CANCELLED) or is_interrupt(error):
-            self.gym.guard.call("langchain.tool", None, call.abandon, "cancelled")
-        else:
-            self.gym.guard.call("langchain.tool", None, call.finish, type(error).__name__)
+        self.gym.guard.call("langchain.tool", None, _fail, call, error)
+
+
+def _finish(call: Call, result: Any) -> None:
+    call.finish(status_error(result), result=result)
+
+
+def _fail(call: Call, error: BaseException) -> None:
+    if isinstance(error, CANCELLED) or is_interrupt(error):
+        call.abandon("cancelled")
+    else:
+        call.finish(type(error).__name__)
 
 
 @contextmanager

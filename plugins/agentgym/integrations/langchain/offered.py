@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -15,26 +16,68 @@ from agentgym.trajectory import Tool
 _FREE_CHOICES = {None, "auto", "any", "required", True}
 
 
-def from_request(tools: Any) -> list[tuple[int, Tool]]:
-    """Client-side tools of a provider's `tools` list, with their positions in it.
+class Offered(NamedTuple):
+    """Tools of a request, and where each stands in its `tools` list."""
 
-    Tools that the provider runs itself are left out: nobody here can choose them.
+    positions: tuple[int, ...]
+    tools: tuple[Tool, ...]
+
+
+NOTHING = Offered((), ())
+_MOST_KNOWN = 64
+_known: dict[tuple[Any, ...], tuple[Any, Offered]] = {}
+"""What requests offered, with copies of the lists that it was read from.
+
+A binding makes its entries anew for every call, and reading one costs thirty times a comparison.
+"""
+
+
+def from_request(tools: Any) -> Offered:
+    """Client-side tools of a provider's `tools` list.
+
+    Tools that the provider runs itself are left out: nobody here can choose them. Equal lists give
+    the very same tools, so that whoever keeps something about them can go by identity.
     """
-    if not isinstance(tools, Sequence):
-        return []
-    found = ((index, _parse(entry)) for index, entry in enumerate(tools))
-    return [(index, tool) for index, tool in found if tool is not None]
+    if type(tools) is not list:
+        return _read(tools) if isinstance(tools, Sequence) else NOTHING
+    key = len(tools), *(str(_fields(entry).get("name")) for entry in (tools[:1] + tools[-1:]))
+    try:
+        copy, found = _known.get(key, (None, NOTHING))
+        # The copy decides: a user may have changed the list itself.
+        if copy == tools:
+            return found
+        copy = marshal.loads(
+            marshal.dumps(tools)
+        )  # plain data and nothing else, ten times deepcopy
+    except (ValueError, RecursionError):
+        return _read(tools)
+    found = _read(tools)
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[key] = copy, found
+    return found
+
+
+def _read(tools: Sequence[Any]) -> Offered:
+    parsed = ((index, _parse(entry)) for index, entry in enumerate(tools))
+    found = [(index, tool) for index, tool in parsed if tool is not None]
+    return Offered(tuple(index for index, _ in found), tuple(tool for _, tool in found))
 
 
 def _parse(entry: Any) -> Tool | None:
+    fields = _fields(entry)
+    return _from_fields(fields) if fields else None
+
+
+def _fields(entry: Any) -> Mapping[str, Any]:
+    """What an entry says about its tool; empty if the provider runs it itself."""
     if not isinstance(entry, Mapping):
-        return None
+        return {}
     for key in ("function", "toolSpec"):  # OpenAI chat, Bedrock
         if isinstance(entry.get(key), Mapping):
-            return _from_fields(entry[key])
-    if entry.get("type", "function") in ("function", "custom"):  # OpenAI responses, Anthropic
-        return _from_fields(entry)
-    return None
+            return entry[key]  # type: ignore[no-any-return]
+    # OpenAI responses, Anthropic
+    return entry if entry.get("type", "function") in ("function", "custom") else {}
 
 
 def _from_fields(fields: Mapping[str, Any]) -> Tool | None:

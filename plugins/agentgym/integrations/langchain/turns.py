@@ -21,7 +21,6 @@ from agentgym.integrations.langchain.frames import (
     settle,
     task_of,
 )
-from agentgym.trajectory import Tool
 from agentgym.tree import Run, Turn
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ def _decide(
     messages: list[BaseMessage],
     kwargs: dict[str, Any],
 ) -> Step:
-    entries = offered_in(kwargs)
-    tools = tuple(tool for _, tool in entries)
+    positions, tools = offered_in(kwargs)
     text_agent = text_agent_of(agent, kwargs)
     if text_agent is not None:
         settle(text_agent)
@@ -161,21 +159,20 @@ def _decide(
         hint = SystemMessage(_HINT.format(name=turn.hint.name))
         step.messages, step.changed = [hint, *messages], True
     elif turn.forced is not None or turn.shown is not None:
-        step.kwargs, step.changed = _applied(turn, model, kwargs, [at for at, _ in entries]), True
+        step.kwargs, step.changed = _applied(turn, model, kwargs, positions), True
     return step
 
 
-def offered_in(kwargs: dict[str, Any]) -> list[tuple[int, Tool]]:
-    """The tools among which a request leaves the choice, with their positions in it."""
+def offered_in(kwargs: dict[str, Any]) -> offered.Offered:
+    """The tools among which a request leaves the choice."""
     if not offered.is_free(kwargs.get("tool_choice")):
-        return []
-    entries = offered.from_request(kwargs.get("tools"))
+        return offered.NOTHING
+    found = offered.from_request(kwargs.get("tools"))
     own = own_tools.get()
     if own is None:
-        return entries
-    shaping = frozenset(tool.name for _, tool in entries) - own
-    tools = offered.protect([tool for _, tool in entries], shaping)
-    return [(at, tool) for (at, _), tool in zip(entries, tools, strict=True)]
+        return found
+    shaping = frozenset(tool.name for tool in found.tools) - own
+    return found._replace(tools=offered.protect(found.tools, shaping)) if shaping else found
 
 
 def text_agent_of(agent: Frame | None, kwargs: dict[str, Any]) -> Frame | None:

@@ -2,18 +2,20 @@ from agentgym.proto.v1 import catalogue_pb2 as _catalogue_pb2
 from agentgym.proto.v1 import common_pb2 as _common_pb2
 from agentgym.proto.v1 import policy_pb2 as _policy_pb2
 from agentgym.proto.v1 import reward_pb2 as _reward_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("received_unix_nano", "producer_id", "sequence", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
+    __slots__ = ("received_unix_nano", "producer_id", "sequence", "expired", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
     RECEIVED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     OTLP_TRACES_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +29,7 @@ class LogRecord(_message.Message):
     received_unix_nano: int
     producer_id: bytes
     sequence: int
+    expired: _containers.RepeatedScalarFieldContainer[bytes]
     otlp_traces: bytes
     decisions: bytes
     catalogue: _catalogue_pb2.PutRequest
@@ -37,7 +40,7 @@ class LogRecord(_message.Message):
     change: PolicyChange
     training: TrainingRun
     retention: Retention
-    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
+    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expired: _Optional[_Iterable[bytes]] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class RewardFact(_message.Message):
     __slots__ = ("reward_id", "reward")
@@ -108,13 +111,26 @@ class TrainingRun(_message.Message):
     def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., trajectories: _Optional[int] = ..., verdict: _Optional[str] = ..., report_json: _Optional[str] = ..., duration_s: _Optional[float] = ...) -> None: ...
 
 class Retention(_message.Message):
-    __slots__ = ("before_unix_nano", "trajectories", "spans", "log_bytes")
+    __slots__ = ("before_unix_nano", "trajectories", "spans", "log_bytes", "totals")
+    class Total(_message.Message):
+        __slots__ = ("scope", "assignment", "policy_version", "values")
+        SCOPE_FIELD_NUMBER: _ClassVar[int]
+        ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+        POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        scope: _common_pb2.Scope
+        assignment: _common_pb2.Assignment
+        policy_version: str
+        values: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., assignment: _Optional[_Union[_common_pb2.Assignment, str]] = ..., policy_version: _Optional[str] = ..., values: _Optional[_Iterable[int]] = ...) -> None: ...
     BEFORE_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
     LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
     before_unix_nano: int
     trajectories: int
     spans: int
     log_bytes: int
-    def __init__(self, before_unix_nano: _Optional[int] = ..., trajectories: _Optional[int] = ..., spans: _Optional[int] = ..., log_bytes: _Optional[int] = ...) -> None: ...
+    totals: _containers.RepeatedCompositeFieldContainer[Retention.Total]
+    def __init__(self, before_unix_nano: _Optional[int] = ..., trajectories: _Optional[int] = ..., spans: _Optional[int] = ..., log_bytes: _Optional[int] = ..., totals: _Optional[_Iterable[_Union[Retention.Total, _Mapping]]] = ...) -> None: ...

@@ -25,15 +25,36 @@ SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}, "required":
     ids=["openai chat", "openai responses", "anthropic", "bedrock"],
 )
 def test_the_formats_of_providers_name_the_same_tool(entry: Any) -> None:
-    [(position, tool)] = offered.from_request([{"type": "web_search"}, entry])
+    positions, [tool] = offered.from_request([{"type": "web_search"}, entry])
 
-    assert position == 1
+    assert positions == (1,)
     assert tool.fingerprint == Tool("f", "d", SCHEMA).fingerprint
 
 
 @pytest.mark.parametrize("tools", [None, "text", [], ["text"], [{"type": "function"}]])
 def test_what_holds_no_tools_offers_none(tools: Any) -> None:
-    assert offered.from_request(tools) == []
+    assert offered.from_request(tools) == offered.NOTHING
+
+
+def test_an_equal_list_gives_the_same_tools_and_a_changed_one_others() -> None:
+    def request(text: str = "d") -> list[dict[str, Any]]:
+        return [{"type": "function", "function": {"name": "f", "description": text}}]
+
+    entries = request()
+    first = offered.from_request(entries)
+    assert offered.from_request(request()) is first
+
+    entries[0]["function"]["description"] = "other"  # the very list that was read before
+
+    assert offered.from_request(entries).tools == (Tool("f", "other"),)
+    assert offered.from_request(request()).tools == first.tools
+
+
+def test_a_list_that_holds_more_than_plain_data_is_read_every_time() -> None:
+    entry = {"name": "f", "description": "d", "input_schema": {"default": object()}}
+
+    assert offered.from_request([entry]).tools == offered.from_request([entry]).tools
+    assert offered.from_request([entry]) is not offered.from_request([entry])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What an agent is told: how to act, its live versions, and which of its tools are down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agentgym.proto.v1 import policy_pb2
+from agentgym_daemon.policies.registry import Registry
+
+
+class Updates:
+    """Makes updates from what holds now; used on the event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        handshake: policy_pb2.PolicyUpdate,
+        down: Callable[[str], Iterable[bytes]] = lambda _agent: (),
+        agents_down: Callable[[], Iterable[str]] = lambda: (),
+    ) -> None:
+        self._registry = registry
+        self.handshake = handshake
+        """What every agent is told; replaced as a whole when settings change."""
+        self._down = down
+        self._agents_down = agents_down
+
+    def of(self, agent: str) -> policy_pb2.PolicyUpdate:
+        """The update that an agent's subscribers get."""
+        update = policy_pb2.PolicyUpdate()
+        update.CopyFrom(self.handshake)
+        # Also versions whose files were changed since: nobody can load them any more, but agents
+        # that verified one before keep it.
+        update.live.extend(
+            version
+            for version in self._registry.book.live(agent)
+            if version.scope.feature_schema == self.handshake.features.number
+        )
+        update.down.extend(self._down(agent))
+        return update
+
+    def agents(self) -> set[str]:
+        """Agents that are told more than the handshake."""
+        live = {version.scope.agent for version in self._registry.book.live()}
+        return live | set(self._agents_down())
