@@ -83,6 +83,10 @@ class StillTrainer:
         self.status = "idle"
         self.jobs: list[TrainJob] = []
         self.answer: Callable[[TrainJob], TrainResult] | None = None
+        self.warmed = False
+
+    def warm(self) -> None:
+        self.warmed = True
 
     def train(self, job: TrainJob) -> Future[TrainResult]:
         self.jobs.append(job)
