@@ -33,7 +33,10 @@ def serve(
     """Runs a daemon until it is told to end; returns the exit code. `read` resolves settings."""
     gc.freeze()  # modules stay
     gc.set_threshold(*_GC_THRESHOLDS)
-    return asyncio.run(_serve(config, ready, read))
+    try:
+        return asyncio.run(_serve(config, ready, read))
+    finally:
+        gc.unfreeze()  # else DuckDB's bindings report every frozen object of theirs as leaked
 
 
 async def _serve(

@@ -20,7 +20,7 @@ _LONGEST_RETRY_S = 60.0
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.enable_http_proxy", 0),  # the daemon is local; a host's proxy settings are not for it
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # the longest that one attempt may take
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", 16 * 2**20),
     # Notices a daemon that hangs or vanished without a word. Servers refuse clients that ask more

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agentgym_daemon import app, cli, doctor
+from agentgym_daemon import app, cli, doctor, serving
 from agentgym_daemon.cli import FAILED, GUESTS, HELD, OK, USAGE, main
 from agentgym_daemon.config import resolve
 from agentgym_daemon.lock import HomeLock, prepare
@@ -39,12 +39,12 @@ def test_serve_hands_the_settings_over_and_returns_the_exit_code(
 ) -> None:
     seen: list[Any] = []
 
-    def serve(config: Any, ready: Any) -> int:
+    def serve(config: Any, ready: Any, read: Any) -> int:
         seen.append(config)
         ready("ready")
         return 0
 
-    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr(serving, "serve", serve)
 
     code = main(["serve", "--control-share", "0.3", "--retrain-trajectories", "7"])
 
@@ -129,9 +129,9 @@ def test_tokens_are_shown_once_listed_and_removed(
 def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "agentgym_daemon.app")
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    for name in [name for name in sys.modules if name.startswith("agentgym_daemon.store")]:
+    anew = ("agentgym_daemon.app", "agentgym_daemon.serving", "agentgym_daemon.store")
+    for name in [name for name in sys.modules if name.startswith(anew)]:
         monkeypatch.delitem(sys.modules, name)
 
     assert main(["serve"]) == USAGE
@@ -139,10 +139,10 @@ def test_a_missing_extra_is_named(
 
 
 def test_any_other_missing_module_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(config: Any, ready: Any) -> int:
+    def serve(config: Any, ready: Any, read: Any) -> int:
         raise ModuleNotFoundError("No module named 'typo'", name="typo")
 
-    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr(serving, "serve", serve)
 
     with pytest.raises(ModuleNotFoundError, match="typo"):
         main(["serve"])
@@ -152,10 +152,10 @@ def test_any_other_missing_module_is_a_fault_of_ours(monkeypatch: pytest.MonkeyP
 def test_an_interrupted_verb_ends_quietly(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException], code: int
 ) -> None:
-    def serve(config: Any, ready: Any) -> int:
+    def serve(config: Any, ready: Any, read: Any) -> int:
         raise error
 
-    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr(serving, "serve", serve)
 
     assert main(["serve"]) == code
 
@@ -295,6 +295,9 @@ def test_serving_ends_in_order_when_the_process_is_told_to(
     class Trainer:
         status = "idle"
 
+        def warm(self) -> None:
+            pass
+
         def close(self) -> None:
             pass
 
@@ -308,7 +311,8 @@ def test_serving_ends_in_order_when_the_process_is_told_to(
     )
     assert threading.current_thread() is threading.main_thread()
 
-    code = app.serve(resolve({"home": home}, {}), lambda line: os.kill(os.getpid(), signal.SIGTERM))
+    config = resolve({"home": home}, {})
+    code = serving.serve(config, lambda line: os.kill(os.getpid(), signal.SIGTERM), lambda: config)
 
     assert code == 0
     assert not (home / "daemon.sock").exists()

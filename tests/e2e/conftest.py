@@ -346,7 +346,7 @@ def idle_gym(
     counters = gym.status()["counters"]
     produced = counters.get("produced.spans", 0)
     assert (produced == 0) == (request.param == "disabled")
-    assert counters.get("dropped.spans.closed", 0) == produced
+    assert counters.get("spooled.spans", 0) == produced
     assert gym.status()["errors"] == {}
 
 

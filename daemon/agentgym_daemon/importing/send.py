@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import methodcaller
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -293,7 +294,7 @@ def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 def _chunks(
-    messages: Iterable[Any], size_of: Callable[[Any], int] = Message.ByteSize
+    messages: Iterable[Any], size_of: Callable[[Any], int] = methodcaller("ByteSize")
 ) -> Iterator[list[Any]]:
     chunk: list[Any] = []
     size = 0

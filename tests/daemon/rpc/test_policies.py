@@ -18,6 +18,7 @@ from agentgym_daemon.lock import read_feature_key
 from agentgym_daemon.policies.book import Book
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.updates import Updates
+from agentgym_daemon.rpc.artifacts import CHUNK_BYTES
 from agentgym_daemon.rpc.policies import PolicyService
 
 MakeCandidate = Callable[..., bytes]
@@ -130,7 +131,7 @@ async def test_the_encoder_is_named_in_the_handshake_and_served_in_chunks_by_its
 
         data, sizes = await download(desk.client, features.encoder_sha256)
 
-        assert set(sizes[:-1]) == {65536}
+        assert set(sizes[:-1]) == {CHUNK_BYTES}
         assert digest(data) == features.encoder_sha256
         assert len(data) == features.encoder_size
 

@@ -194,9 +194,15 @@ def test_features_without_an_id_are_counted(records: Any, bench: Any) -> None:
 
 
 def test_unreadable_records_are_counted(records: Any, bench: Any) -> None:
-    batch = bench.apply(b"\xff\xff", records.record(decisions=b"\xff"), records.record())
+    batch = bench.apply(b"\xff\xff", records.record(decisions=b"\xff"))
 
-    assert (batch.records, batch.rejected) == (3, 3)
+    assert (batch.records, batch.rejected) == (2, 2)
+
+
+def test_what_retention_left_of_a_record_is_no_reject(records: Any, bench: Any) -> None:
+    batch = bench.apply(records.record())
+
+    assert (batch.records, batch.rejected) == (1, 0)
 
 
 def test_trajectories_are_listed_newest_first_and_filtered(records: Any, bench: Any) -> None:

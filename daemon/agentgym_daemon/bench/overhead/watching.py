@@ -21,7 +21,8 @@ def build(
 ) -> tuple[Any, Any, Callable[[], dict[str, Any]]]:
     """The agent with `middleware=[gym]`; with a daemon, its policy is there before it runs."""
     gym = AgentGym("bench", mode=mode, home=Path(arguments.home))
-    agent: Any = create_agent(model, tools, middleware=[gym])
+    middleware: Any = [gym]  # LangChain's protocol, answered without its base class
+    agent: Any = create_agent(model, tools, middleware=middleware)
     if arguments.waits and not gym.ready(_READY_S):
         raise SystemExit("the daemon did not answer")
     return agent, {}, Delivered(gym, waits=arguments.delivers)
