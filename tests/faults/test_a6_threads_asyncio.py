@@ -163,6 +163,8 @@ async def test_a_failing_sibling_in_a_task_group_cancels_the_others_cleanly(
     assert check()
 
 
+@pytest.mark.filterwarnings("ignore:Direct attribute assignment:DeprecationWarning")
+# LangChain silences it by `catch_warnings`, which 64 threads share.
 def test_64_threads_do_not_mix_their_trajectories(
     agent: Any, check: Callable[[], list[Any]], load: Callable[..., int]
 ) -> None:

@@ -182,14 +182,12 @@ class Applier:
 
     def _entries(self) -> Iterator[list[Entry]]:
         """What is durable and not applied, in batches: from memory, else from the log."""
-        if self._recent.reaches(self._applied):
-            full = True
-            while full:
-                batch = self._recent.take(self._applied, self._batch_bytes)
-                if batch:
-                    yield batch
-                full = self._recent.size >= self._batch_bytes
-        else:
+        batch = self._recent.take(self._applied, self._batch_bytes)
+        while batch:
+            yield batch
+            full = self._recent.size >= self._batch_bytes
+            batch = self._recent.take(self._applied, self._batch_bytes) if full else []
+        if batch is None:
             yield from batches(self._log.replay(self._applied), self._batch_bytes)
             self._work.set()  # for what became durable meanwhile
 
@@ -226,7 +224,8 @@ class Recent:
     def begin(self, end: int) -> None:
         """Keeps what becomes durable behind this offset."""
         with self._lock:
-            self._from = self._to = end
+            self._entries.clear()
+            self.size, self._from, self._to = 0, end, end
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Keeps records that became durable, in order; all that are known, or none."""
@@ -241,16 +240,13 @@ class Recent:
                 self._entries.clear()
                 self.size, self._from = 0, self._to
 
-    def reaches(self, offset: int) -> bool:
-        """Whether nothing is missing between an offset and the oldest record in hand."""
-        with self._lock:
-            return self._from <= offset
-
-    def take(self, offset: int, size_bytes: int) -> list[Entry]:
-        """The next records behind an offset that is reached, about so many bytes."""
+    def take(self, offset: int, size_bytes: int) -> list[Entry] | None:
+        """The next records behind an offset, about so many bytes; None if the first are missing."""
         taken: list[Entry] = []
         size = 0
         with self._lock:
+            if self._from > offset:
+                return None
             while self._entries and size < size_bytes:
                 entry = self._entries.popleft()
                 self.size -= len(entry[1])

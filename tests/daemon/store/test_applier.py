@@ -261,9 +261,11 @@ def test_it_stops_between_batches(
     assert 0 < applier.applied < log.end
 
 
+@pytest.mark.parametrize("batch_bytes", [100, 2**20])
 def test_what_does_not_fit_into_memory_is_read_from_the_log(
-    records: Any, log: SegmentLog, start: Callable[..., Applier]
+    records: Any, log: SegmentLog, start: Callable[..., Applier], batch_bytes: int
 ) -> None:
+    """Also where it overflowed while a batch was applied, and holds a full one since."""
     applied, go_on = threading.Event(), threading.Event()
 
     def decode(request: bytes, received_ns: int) -> DecodedTraces:
@@ -271,7 +273,7 @@ def test_what_does_not_fit_into_memory_is_read_from_the_log(
         assert go_on.wait(30)
         return decode_traces(request, received_ns)
 
-    applier = start(decode=decode)
+    applier = start(decode=decode, batch_bytes=batch_bytes)
     applier._recent._limit = 1000
     log.append(records.spans(records.root(1))).result(10)
     assert applied.wait(30)

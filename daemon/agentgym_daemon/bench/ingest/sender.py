@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from agentgym.connection import retry_delay_s
 from agentgym_daemon.bench.ingest.payload import Requests
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -75,8 +76,16 @@ def _grpc(job: Job) -> Send:
     metadata = tuple(job.headers.items())
 
     def send(request: bytes) -> int:
-        response = call(request, metadata=metadata, timeout=_TIMEOUT_S, wait_for_ready=True)
-        return int(response.partial_success.rejected_spans)
+        while True:
+            try:
+                response = call(request, metadata=metadata, timeout=_TIMEOUT_S, wait_for_ready=True)
+            except grpc.RpcError as error:
+                delay_s = retry_delay_s(error)  # as exporters do that are told to wait
+                if delay_s is None:
+                    raise
+                time.sleep(delay_s)
+            else:
+                return int(response.partial_success.rejected_spans)
 
     return send
 
