@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -46,9 +49,25 @@ class Report:
         }
 
 
+def interpreter(text: str) -> Path:
+    """An option's path of a Python interpreter; links stay, because environments are made of them.
+
+    Raises ArgumentTypeError if there is none.
+    """
+    path = Path(text).absolute()
+    if not os.access(path, os.X_OK):
+        raise argparse.ArgumentTypeError(f"expected a Python interpreter, nothing runs at {path}")
+    return path
+
+
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Where the figures come from, and how fast that machine is just now."""
+    began = time.process_time()
+    total = 0
+    for number in range(1_000_000):
+        total += number
     return {
+        "million_additions_ms": round((time.process_time() - began) * 1e3, 1),
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agentgym_daemon.bench.frame import Report
-from agentgym_daemon.bench.ingest import daemon, peers
+from agentgym_daemon.bench.frame import Report, interpreter
+from agentgym_daemon.bench.ingest import daemon, noop, peers
 from agentgym_daemon.bench.ingest.load import Load
 from agentgym_daemon.bench.ingest.payload import TEMPLATE_SPANS
 
@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--templates", type=int, default=TEMPLATE_SPANS, help="distinct texts")
     for name, peer in peers.PEERS.items():
         parser.add_argument(
-            f"--{name}-python", type=Path, metavar="PATH", help=f"interpreter that has {peer.about}"
+            f"--{name}-python",
+            type=interpreter,
+            metavar="PATH",
+            help=f"interpreter that has {peer.about}",
         )
 
 
@@ -82,6 +85,9 @@ def _round(
             seed=number,
         )
         measured = daemon.measure(load)
+        measured["times_noop_cpu"] = (
+            load.total_spans / measured["spans_per_cpu_s"] / noop.measure(load)
+        )
         figures |= {f"batch_{batch}.{name}": value for name, value in measured.items()}
     for name, python in present.items():
         rate = peers.measure(name, python, templates=arguments.templates, seed=number)
@@ -93,4 +99,5 @@ def _round(
 
 
 def _unit(metric: str) -> str:
-    return "x" if metric.startswith("times_") else _UNITS[metric.rpartition(".")[2]]
+    name = metric.rpartition(".")[2]
+    return "x" if name.startswith("times_") else _UNITS[name]

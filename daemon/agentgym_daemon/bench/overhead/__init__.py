@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentgym_daemon.bench.frame import Report
+from agentgym_daemon.bench.frame import Report, interpreter
 from agentgym_daemon.bench.overhead import processes
 from agentgym_daemon.bench.overhead.processes import Agent, agent_arguments, step_arguments
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=100, help="runs of the agent in a block")
     parser.add_argument(
         "--peers-python",
-        default="",
+        type=interpreter,
         metavar="PATH",
         help="interpreter with the peers and the same LangChain; without it they are not measured",
     )
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Ratios of CPU to the agent left alone, added CPU, time per tool call, and exits."""
     with ExitStack() as stack:
-        bench = _Bench(stack, arguments.peers_python)
+        bench = _Bench(stack, str(arguments.peers_python or ""))
         missing = bench.start()
         rounds = []
         for _ in range(arguments.rounds):
