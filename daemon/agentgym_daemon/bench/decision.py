@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return Report(
         name="decision",
         units=units,
-        runs=[_round(features) for _ in range(arguments.rounds)],
+        runs=[_round(features, number) for number in range(arguments.rounds)],
         not_measured=[
             "waiting for other threads (CPU time of the calling thread is measured)",
             "recording and sending, which are not part of the decision",
@@ -41,8 +41,9 @@ def run(arguments: argparse.Namespace) -> Report:
     )
 
 
-def _round(features: Featuriser) -> dict[str, float]:
-    texts = [request.text for request in requests.train()[:_REPEATS]]
+def _round(features: Featuriser, number: int) -> dict[str, float]:
+    # Each round has texts of its own: known ones are looked up.
+    texts = [f"{request.text} {number}" for request in requests.train()[:_REPEATS]]
     new = iter(texts)
     figures = {"encode_new_task_us": _cpu_us(lambda: features(next(new)), len(texts))}
     tasks = [features(text) for text in texts]

@@ -129,12 +129,15 @@ def _read_spans(
     return rejected
 
 
+_NO_TRACE, _NO_SPAN = bytes(16), bytes(8)  # ids that OTLP calls invalid
+
+
 def _plausible(span: Span) -> bool:
     return (
         len(span.trace_id) == 16
         and len(span.span_id) == 8
-        and any(span.trace_id)
-        and any(span.span_id)
+        and span.trace_id != _NO_TRACE
+        and span.span_id != _NO_SPAN
         and len(span.parent_span_id) in (0, 8)
         and 0 < span.start_time_unix_nano <= MAX_BIGINT
         and span.end_time_unix_nano <= MAX_BIGINT
