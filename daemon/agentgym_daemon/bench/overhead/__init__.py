@@ -97,6 +97,7 @@ class _Bench:
         self.stack.enter_context(processes.black_hole(self.homes["black_hole"]))
         self._add("none", agent_arguments("none"))
         self._add("noop", agent_arguments("peer:noop"))
+        self._add("noop_middleware", agent_arguments("peer:middleware"))
         for mode in ("observe", "shadow", "advise", "steer"):
             self._add(mode, self._watched(mode, "up"))
         self._add("steer_new_task", [*self._watched("steer", "up"), "--new-tasks"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
 
 Built = tuple[Any, Any, Callable[[], dict[str, Any]]]
@@ -17,6 +18,8 @@ Built = tuple[Any, Any, Callable[[], dict[str, Any]]]
 
 def build(kind: str, model: Any, tools: list[Any], arguments: argparse.Namespace) -> Built:
     """The agent, watched by a peer."""
+    if kind == "middleware":
+        return create_agent(model, tools, middleware=[Passing()]), {}, dict
     makers = {
         "noop": _noop,
         "openinference": _openinference,
@@ -25,6 +28,18 @@ def build(kind: str, model: Any, tools: list[Any], arguments: argparse.Namespace
     }
     config, end = makers[kind]()
     return create_agent(model, tools), config, end
+
+
+class Passing(AgentMiddleware[Any, Any]):
+    """Stands where AgentGym stands and hands everything on: what LangChain takes for that."""
+
+    def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+        """The model's turn."""
+        return handler(request)
+
+    def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+        """A tool's turn."""
+        return handler(request)
 
 
 def _noop() -> tuple[Any, Callable[[], dict[str, Any]]]:
