@@ -27,7 +27,7 @@ def test_children_end_and_everybodys_spans_are_stored_once(
     method: str, support: str,
 ) -> None:  # fmt: skip
     """No child hangs, no span is lost or doubled, and the parent still sends."""
-    environ = {"AGENTGYM_HOME": str(shared_daemon.home), "AGENTGYM_EXIT_TIMEOUT_S": "20"}
+    environ = {"AGENTGYM_HOME": str(shared_daemon.home)}
     if support:
         environ["GRPC_ENABLE_FORK_SUPPORT"] = support
     rounds = -(-load(200) // CHILDREN) // (1 if full else 3)
