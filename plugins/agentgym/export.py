@@ -187,7 +187,8 @@ class Sender:
 
     def _deliver_by(self) -> Courier | Scribe:
         """The work of this process; heavy imports happen here, off the agent's path."""
-        with forking.importing(), self._work:
+        # In this order: `_write_now` comes here with the first lock in hand.
+        with self._work, forking.importing():
             if self._delivery is None:
                 if self.way is Way.FILES:
                     from agentgym.scribe import Scribe

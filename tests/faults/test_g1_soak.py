@@ -18,8 +18,8 @@ MB = 2**20
 
 
 def test_a_long_mixed_load_leaves_no_trace_in_memory_threads_or_files(
-    load: Callable[..., int], report: Any, daemon: Any, otlp: Any, traces: Any, span: Any,
-    slope: Any,
+    load: Callable[..., int], full: bool, report: Any, daemon: Any, otlp: Any, traces: Any,
+    span: Any, slope: Any,
 ) -> None:  # fmt: skip
     """No growth of memory, threads or open files, and no loss, through freezes and restarts."""
     count, rng, sender = load(SPANS) // BATCH * BATCH, random.Random(7), otlp(daemon.home)
@@ -37,7 +37,7 @@ def test_a_long_mixed_load_leaves_no_trace_in_memory_threads_or_files(
         if number % every == every - 1:
             disturb(daemon, restart=number // every % 2 == 1)
             daemon.applied()
-        if number % max(1, count // BATCH // 50) == 0:
+        if number % (count // BATCH // (50 if full else 12)) == 0:
             daemon.applied()
             seen.append((first, daemon.rss_bytes() / MB, daemon.threads(), daemon.descriptors()))
     late = seen[len(seen) // 2 :]

@@ -90,6 +90,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Counters, progress per scope, positions in the log."""
         vitals = self._vitals
         not_ready = vitals.not_ready()
+        # First, so that the counters are at least as new as the position that is told with them.
+        log_end, log_applied = vitals.log_end(), vitals.applied()
         progress, counted = await asyncio.to_thread(self._read)
         for name, count in vitals.counts.items():
             counted[name] = counted.get(name, 0) + count
@@ -103,8 +105,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             counters=counted,
             scopes=[self._scope(row, down) for row, down in progress],
             subscribers=len(self._hub),
-            log_end=vitals.log_end(),
-            log_applied=vitals.applied(),
+            log_end=log_end,
+            log_applied=log_applied,
             trainer=vitals.trainer(),
             ready=not not_ready,
             not_ready=not_ready,

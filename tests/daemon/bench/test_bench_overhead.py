@@ -46,6 +46,7 @@ def test_an_agent_that_cannot_start_says_why() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(600)  # twenty processes that load LangChain, one after the other
 def test_one_round_measures_agents_daemons_and_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,7 +85,7 @@ class _Bench:
     homes: dict[str, Path] = field(default_factory=dict)
 
     def start(self) -> list[str]:
-        """Starts daemons and agents, warms them up, then breaks what is to be broken."""
+        """Starts daemons and warm agents, then breaks what is to be broken."""
         self.homes = {
             name: self.stack.enter_context(processes.directory())
             for name in ("up", "absent", "refused", "black_hole", "hung")
@@ -106,8 +106,6 @@ class _Bench:
         for name, home in self.homes.items():
             self._add(f"step_{name}", step_arguments(home, *self._waits(name)))
         missing = self._start_peers()
-        for child in self.agents.values():
-            child.run(_WARM_UP)
         daemons["refused"].kill()
         daemons["hung"].stop_the_process()
         return missing
@@ -121,7 +119,11 @@ class _Bench:
         return agent_arguments(f"agentgym:{mode}", *options, *self._waits(name), *delivers)
 
     def _add(self, name: str, arguments: list[str], python: str = sys.executable) -> None:
-        self.agents[name] = self.stack.enter_context(processes.agent(arguments, python))
+        child = self.stack.enter_context(processes.agent(arguments, python))
+        child.run(
+            _WARM_UP
+        )  # one after the other: twenty frameworks at once would stall the machine
+        self.agents[name] = child
 
     def _start_peers(self) -> list[str]:
         found = [name for name in PEERS if self._has(PEERS[name])]
@@ -143,9 +145,10 @@ class _Bench:
 
     def blocks(self, runs: int) -> dict[str, dict[str, float]]:
         """What each agent's runs cost; all take several turns, because machines change speed."""
+        count = min(runs, _TURNS)
         turns = [
-            {name: child.run(max(1, runs // _TURNS)) for name, child in self.agents.items()}
-            for _ in range(_TURNS)
+            {name: child.run(runs // count) for name, child in self.agents.items()}
+            for _ in range(count)
         ]
         return {name: _mean([turn[name] for turn in turns]) for name in self.agents}
 
