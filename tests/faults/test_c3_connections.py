@@ -120,7 +120,8 @@ def test_many_streams_on_one_connection_are_all_answered(
     client = otlp(daemon.home)
     requests = [traces([span(number)]).SerializeToString() for number in range(calls)]
     futures = [
-        client._export.future(request, metadata=client.metadata, timeout=60) for request in requests
+        client._export.future(request, metadata=client.metadata, timeout=60, wait_for_ready=True)
+        for request in requests
     ]
     failed = [future.code() for future in futures if future.exception() is not None]
     stored = daemon.stored_spans()
