@@ -7,6 +7,7 @@ import shutil
 import string
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def _isolate() -> None:
 
 # At import: fixtures of a wider scope than one test, and the frameworks, read the environment too.
 _isolate()
+
+with suppress(ImportError):  # Agent Lightning's environment does without
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says something about the machine, not about the law.
+    settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ LEFT = {
     "a preface without settings": PREFACE,
     "headers that never end": PREFACE + SETTINGS + HALF_HEADERS,
 }
+REFUSED = "RST_STREAM with error code 7"
 HANDSHAKE_S = 10.0
 
 
@@ -115,18 +117,20 @@ def test_a_body_that_trickles_keeps_nobody_waiting(
 def test_many_streams_on_one_connection_are_all_answered(
     load: Callable[..., int], daemon: Any, otlp: Any, traces: Any, span: Any, report: Any
 ) -> None:
-    """More calls at once than streams may be open: the others wait their turn, none fails."""
+    """More calls at once than streams may be open: the others wait their turn, none is lost."""
     calls = load(3000, least=1500)
     client = otlp(daemon.home)
     requests = [traces([span(number)]).SerializeToString() for number in range(calls)]
-    futures = [
-        client._export.future(request, metadata=client.metadata, timeout=60, wait_for_ready=True)
-        for request in requests
-    ]
-    failed = [future.code() for future in futures if future.exception() is not None]
+    send = partial(client._export.future, metadata=client.metadata, timeout=60, wait_for_ready=True)
+    futures = [send(request) for request in requests]
+    # Before it knows how many may be open a client opens more; HTTP/2 refuses those to be retried.
+    refused = [r for r, f in zip(requests, futures, strict=True) if REFUSED in str(f.exception())]
+    futures = [f for f in futures if REFUSED not in str(f.exception())]
+    futures += [send(request) for request in refused]
+    failed = [str(future.exception()) for future in futures if future.exception() is not None]
     stored = daemon.stored_spans()
 
     report.load |= {"calls_at_once": calls}
     report.figures |= {"failed": len(failed), "stored": len(stored)}
-    assert failed == []
+    assert failed[:1] == []
     assert len(stored) == calls

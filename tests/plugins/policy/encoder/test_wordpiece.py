@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgym.policy.encoder import wordpiece
@@ -101,7 +101,6 @@ def test_every_settled_character_reads_as_in_the_tokenizers_library() -> None:
     assert wrong == []
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_text_reads_as_in_the_tokenizers_library(data: st.DataObject) -> None:
     characters = st.one_of(st.characters(max_codepoint=127), st.sampled_from(settled()))
