@@ -19,12 +19,11 @@ from agentgym.proto.v1 import log_pb2
 from agentgym_daemon.clock import Clock
 from agentgym_daemon.ingest.disk import DISK, remove
 from agentgym_daemon.ingest.log import SegmentLog
-from agentgym_daemon.ingest.sealed import Entry
 from agentgym_daemon.ingest.segments import Segment
 from agentgym_daemon.ingest.thinning import Thinning
 from agentgym_daemon.store.database import Store
 from agentgym_daemon.store.expire import expirable, first_offsets, pending, receipt, reward_ids
-from agentgym_daemon.store.rows import TraceDecoder
+from agentgym_daemon.store.rows import Entry, TraceDecoder
 
 EVERY_S = 3600.0
 LONGEST_SEGMENT_S = 86400.0

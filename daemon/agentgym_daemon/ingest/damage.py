@@ -20,8 +20,9 @@ from agentgym_daemon.ingest.disk import (
     write_file,
 )
 from agentgym_daemon.ingest.frames import HEADER_BYTES, find_frames
-from agentgym_daemon.ingest.sealed import Entry, find_chunks
+from agentgym_daemon.ingest.sealed import find_chunks
 from agentgym_daemon.ingest.segments import PLAIN, Segment
+from agentgym_daemon.store.rows import Entry
 
 LIST_NAME = "damages.json"
 ASIDE_NAME = "damaged"

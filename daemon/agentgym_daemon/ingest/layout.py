@@ -17,7 +17,7 @@ from agentgym_daemon.ingest import damage, segments
 from agentgym_daemon.ingest.damage import Damage, Damages
 from agentgym_daemon.ingest.disk import Disk, remove, sync_directory, write_file
 from agentgym_daemon.ingest.legacy import unpack_all
-from agentgym_daemon.ingest.sealed import CHUNK_BYTES, Entry, encode_chunks
+from agentgym_daemon.ingest.sealed import CHUNK_BYTES, encode_chunks
 from agentgym_daemon.ingest.segments import (
     PLAIN,
     RARE,
@@ -26,6 +26,7 @@ from agentgym_daemon.ingest.segments import (
     Segment,
     UnreadableError,
 )
+from agentgym_daemon.store.rows import Entry, batches
 
 Keep = Callable[[Sequence[Entry]], tuple[list[Entry], bool]]
 """What is left of these records, and whether any of it may expire later."""
@@ -133,7 +134,7 @@ class Layout:
         kept: list[Entry] = []
         may_expire = False
         try:
-            for batch in _batches(self._entries(group)):
+            for batch in batches(self._entries(group), CHUNK_BYTES):
                 left, living = keep(batch)
                 kept += left
                 may_expire = may_expire or living
@@ -215,19 +216,6 @@ def _groups(found: Iterable[Segment], *, thorough: bool) -> Iterator[list[Segmen
 
 def _needs_work(segment: Segment, *, thorough: bool) -> bool:
     return segment.kind in (PLAIN, SALVAGED) or (thorough and segment.kind == THIN)
-
-
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        batch.append(entry)
-        size += len(entry[1])
-        if size >= CHUNK_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _size(segment: Segment) -> int:

@@ -31,7 +31,8 @@ from agentgym_daemon.ingest.disk import (
     write_all,
 )
 from agentgym_daemon.ingest.layout import Keep, Layout
-from agentgym_daemon.ingest.segments import Entry, Segment, UnreadableError
+from agentgym_daemon.ingest.segments import Segment, UnreadableError
+from agentgym_daemon.store.rows import Entry
 
 DEFAULT_SEGMENT_BYTES = 64 * 2**20
 _GROUP_BYTES = 8 * 2**20

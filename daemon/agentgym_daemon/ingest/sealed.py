@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 import zstandard
 
-Entry = tuple[int, bytes]
-"""A durable record: the offset behind it, and its payload."""
+from agentgym_daemon.store.rows import Entry
 
 CHUNK_BYTES = 4 * 2**20
 """Much larger ones are hardly smaller on disk, and one flipped bit costs a whole chunk."""

@@ -26,7 +26,8 @@ from agentgym_daemon.ingest.frames import (
     encode_frame,
     read_frames,
 )
-from agentgym_daemon.ingest.sealed import BadChunkError, Entry, last_entry, read_entries
+from agentgym_daemon.ingest.sealed import BadChunkError, last_entry, read_entries
+from agentgym_daemon.store.rows import Entry
 
 __all__ = [
     "HEADER_BYTES",

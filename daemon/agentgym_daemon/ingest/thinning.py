@@ -13,8 +13,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from agentgym.proto.v1 import decision_pb2, log_pb2
-from agentgym_daemon.ingest.sealed import Entry
-from agentgym_daemon.store.rows import TraceDecoder
+from agentgym_daemon.store.rows import Entry, TraceDecoder
 
 NOBODY = bytes(16)
 """The trajectory of decisions of which only what they offered is left; always expired."""

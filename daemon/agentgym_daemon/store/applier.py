@@ -12,14 +12,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import duckdb
 
 from agentgym_daemon.errors import DaemonError, StorageError
-from agentgym_daemon.store.batch import AppliedBatch, BatchWriter, Entry
+from agentgym_daemon.store.batch import AppliedBatch, BatchWriter
 from agentgym_daemon.store.database import Store, is_damage, is_outer
-from agentgym_daemon.store.rows import Log, TraceDecoder
+from agentgym_daemon.store.rows import Entry, Log, TraceDecoder, batches
 
 BATCH_BYTES = 8 * 2**20
 """About four thousand spans."""
@@ -256,17 +256,3 @@ class Recent:
                     taken.append(entry)
                     size += len(entry[1])
         return taken
-
-
-def batches(entries: Iterable[Entry], size_bytes: int) -> Iterator[list[Entry]]:
-    """Cuts entries into lists of about this many bytes."""
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        batch.append(entry)
-        size += len(entry[1])
-        if size >= size_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -29,11 +29,8 @@ from agentgym_daemon.store.indexes import Indexes
 from agentgym_daemon.store.memory import KEPT_TRAJECTORIES, Memory
 from agentgym_daemon.store.numbers import among
 from agentgym_daemon.store.rewards import rewards_by_ids
-from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Scope, TraceDecoder
+from agentgym_daemon.store.rows import MAX_BIGINT, DecodedTraces, Entry, Scope, TraceDecoder
 from agentgym_daemon.store.state import TrajectoryState, load
-
-Entry = tuple[int, bytes]
-"""A durable record: the log offset behind it, and its payload."""
 
 _REJECTIONS = (
     "spans_rejected",

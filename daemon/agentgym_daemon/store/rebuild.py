@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from agentgym_daemon.store.aggregate import Aggregation
-from agentgym_daemon.store.applier import BATCH_BYTES, batches
+from agentgym_daemon.store.applier import BATCH_BYTES
 from agentgym_daemon.store.batch import BatchWriter
 from agentgym_daemon.store.database import DATABASE_NAME, Store
-from agentgym_daemon.store.rows import Log, TraceDecoder
+from agentgym_daemon.store.rows import Log, TraceDecoder, batches
 
 _logger = logging.getLogger(__name__)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 MAX_BIGINT = 2**63 - 1
+Entry = tuple[int, bytes]
+"""A durable record: the log offset behind it, and its payload."""
 
 
 class SpanRow(NamedTuple):
@@ -71,7 +73,7 @@ class Log(Protocol):
     def end(self) -> int:
         """Offset behind the last durable record."""
 
-    def replay(self, from_offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    def replay(self, from_offset: int = 0) -> Iterator[Entry]:
         """Yields (end offset, payload) of the durable records behind `from_offset`."""
 
     def skip_to(self, offset: int) -> Future[None]:
@@ -84,3 +86,17 @@ class Scope(NamedTuple):
     agent: str
     agent_name: str
     feature_schema: int
+
+
+def batches(entries: Iterable[Entry], size_bytes: int) -> Iterator[list[Entry]]:
+    """Cuts entries into lists of about this many bytes."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += len(entry[1])
+        if size >= size_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -14,8 +14,9 @@ from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.rewards.lookup import StoreLookup
 from agentgym_daemon.store import dashboard, trajectories
 from agentgym_daemon.store.applier import BATCH_BYTES
-from agentgym_daemon.store.batch import BatchWriter, Entry
+from agentgym_daemon.store.batch import BatchWriter
 from agentgym_daemon.store.database import Cursor, Store
+from agentgym_daemon.store.rows import Entry
 from agentgym_daemon.store.training import scope_progress
 
 LAST_SPANS = 100_000
