@@ -3,7 +3,6 @@ back over gRPC."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import subprocess
@@ -23,17 +22,12 @@ from agentgym.cli.client import Client
 from agentgym.config import resolve
 from agentgym.errors import DaemonError
 from agentgym.policy.features import TextHasher
-from agentgym.policy.snapshot import digest, dump
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 from agentgym.testing import Brain, LLMServer, ScriptedBrain
 from agentgym.testing.recording import certain
 from agentgym.trajectory import ArmKind, Tool
-from agentgym_daemon.clock import SystemClock
+from agentgym_daemon.bench.placing import Placed, place
 from agentgym_daemon.encoders.choice import featuriser_of
-from agentgym_daemon.ingest.log import SegmentLog
-from agentgym_daemon.lock import prepare
-from agentgym_daemon.policies.registry import Registry
-from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.store.database import DATABASE_NAME, Store
 from agentgym_daemon.store.training import TrainingRun, training_runs
 
@@ -58,39 +52,13 @@ class Forcing:
     live: bool = True
 
 
-async def _place(home: Path, policies: Sequence[Forcing]) -> None:
-    """Registers policies as the daemon does after a training: files first, then facts."""
-    prepare(home)
-    clock = SystemClock()
-    log = SegmentLog(home / "log", clock=clock)
-    registry = Registry(
-        home / "policies",
-        append=Journal(log, clock).append,
-        clock=clock,
-        changed=lambda agent: None,
+def _placed(policy: Forcing) -> Placed:
+    scope = common_pb2.Scope(
+        agent=policy.agent,
+        agent_name=policy.agent_name or policy.agent,
+        feature_schema=FEATURES.schema,
     )
-    registry.load((), ())
-    for policy in policies:
-        scope = {"agent": policy.agent, "agent_name": policy.agent_name or policy.agent}
-        version = registry.book.next_version()
-        manifest = {
-            "version": version,
-            "parent": "",
-            "created_unix_nano": 1,
-            "scope": {**scope, "feature_schema": FEATURES.schema},
-            "lineage": {},
-        }
-        data = dump(certain(TOOLS, policy.wanted, FEATURES.embedding_dim), manifest)
-        await registry.register(
-            data,
-            sha256=digest(data),
-            scope=common_pb2.Scope(**scope, feature_schema=FEATURES.schema),
-            status="candidate",
-            receipt={},
-        )
-        if policy.live:
-            await registry.promote(version, actor="test")
-    log.close()
+    return Placed(scope, certain(TOOLS, policy.wanted, FEATURES.embedding_dim), policy.live)
 
 
 class Stored:
@@ -304,7 +272,7 @@ def make_daemon() -> Iterator[Callable[..., DaemonProcess]]:
         ) -> DaemonProcess:
             home = Path(tempfile.mkdtemp(prefix="ag-", dir="/tmp"))  # short, for the socket's path
             stack.callback(shutil.rmtree, home, ignore_errors=True)
-            asyncio.run(_place(home, policies))
+            place(home, map(_placed, policies))
             daemon = DaemonProcess(home, flags)
             stack.enter_context(daemon.client)
             stack.callback(daemon.stop)

@@ -18,11 +18,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agentgym import semconv
-from agentgym.policy import snapshot
 from agentgym.policy.arms import Exploration, decide, force_arms
 from agentgym.policy.evaluate import Catalogue, Scorer
 from agentgym.policy.features import Featuriser, TextVector, embedding
-from agentgym.policy.parameters import Parameters, initial
+from agentgym.policy.messages import features_message
+from agentgym.policy.snapshot import digest
 from agentgym.proto.v1 import (
     catalogue_pb2,
     common_pb2,
@@ -32,6 +32,7 @@ from agentgym.proto.v1 import (
     reward_pb2,
 )
 from agentgym.trajectory import ArmKind, Decision, PastCall, Tool
+from agentgym_daemon.bench.placing import snapshot_file, untaught
 from agentgym_daemon.scenarios.support_desk import requests
 from agentgym_daemon.scenarios.support_desk.tools import TOOLS as DESK
 
@@ -73,11 +74,7 @@ class Episodes:
         self.features, self.tools = features, tools_of(tools)
         self.scope = common_pb2.Scope(agent=AGENT, agent_name=NAME, feature_schema=features.schema)
         ordered = sorted(self.tools, key=lambda tool: tool.fingerprint)
-        self.policy = initial(
-            tuple(tool.fingerprint.hex() for tool in ordered),
-            tuple(tool.name for tool in ordered),
-            features.embedding_dim,
-        )
+        self.policy = untaught(ordered, features)
         self.file = snapshot_file(self.policy, PARENT, self.scope)
         self._rng = random.Random(seed)
         self._catalogue = Catalogue(self.tools, features.exactly)
@@ -93,7 +90,7 @@ class Episodes:
         version = policy_pb2.PolicyVersion(
             scope=self.scope,
             version=PARENT,
-            sha256=snapshot.digest(self.file),
+            sha256=digest(self.file),
             size=len(self.file),
             manifest_json="{}",
             receipt_json="{}",
@@ -133,7 +130,8 @@ class Episodes:
         self._step(run, self._decide(x, run.history) if policy else None, called=None, error=False)
         right = run.right != (self._rng.random() < _LIE)
         request = decision_pb2.RecordRequest(
-            decisions=run.decisions, features=[_features(identifier, x, self.features.schema)]
+            decisions=run.decisions,
+            features=[features_message(identifier, _FEATURES, x, self.features.schema)],
         )
         yield _record(number, decisions=request.SerializeToString())
         yield _record(number, otlp_traces=run.request().SerializeToString())
@@ -273,22 +271,6 @@ class _Run:
         return request
 
 
-def snapshot_file(policy: Parameters, version: str, scope: common_pb2.Scope) -> bytes:
-    """The file of a policy version."""
-    manifest = {
-        "version": version,
-        "parent": "",
-        "created_unix_nano": 1,
-        "scope": {
-            "agent": scope.agent,
-            "agent_name": scope.agent_name,
-            "feature_schema": scope.feature_schema,
-        },
-        "lineage": {},
-    }
-    return snapshot.dump(policy, manifest)
-
-
 def _wishes(tools: Sequence[Tool]) -> list[_Wish]:
     """Sentences that need one tool each; those of another shop say so."""
     position = {tool.name: i for i, tool in enumerate(tools)}
@@ -317,19 +299,6 @@ def _fill(record: decision_pb2.DecisionRecord, decision: Decision) -> None:
             score=arm.score,
             probability=arm.probability,
         )
-
-
-def _features(trajectory_id: bytes, x: TextVector, schema: int) -> decision_pb2.TaskFeatures:
-    return decision_pb2.TaskFeatures(
-        features_id=_FEATURES,
-        trajectory_id=trajectory_id,
-        feature_schema=schema,
-        index=x.index.tolist(),
-        quantised=x.quantised.tobytes(),
-        scale=x.scale,
-        embedding=x.embedding.quantised.tobytes() if x.embedding else b"",
-        embedding_scale=x.embedding.scale if x.embedding else 0.0,
-    )
 
 
 def _message(tool: Tool) -> common_pb2.Tool:

@@ -6,7 +6,6 @@ A real daemon and a real agent process; two versions take turns, each downloaded
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import queue
@@ -29,17 +28,13 @@ from agentgym.cli.client import Client
 from agentgym.config import resolve
 from agentgym.errors import DaemonError
 from agentgym.policy.features import TextHasher
-from agentgym.policy.parameters import Parameters, initial
+from agentgym.policy.parameters import Parameters
 from agentgym.policy.snapshot import digest
 from agentgym.proto.v1 import common_pb2, policy_pb2
-from agentgym_daemon.bench.episodes import snapshot_file, tools_of
+from agentgym_daemon.bench.episodes import tools_of
 from agentgym_daemon.bench.frame import Report
-from agentgym_daemon.clock import SystemClock
+from agentgym_daemon.bench.placing import Placed, place, untaught
 from agentgym_daemon.encoders.choice import featuriser_of
-from agentgym_daemon.ingest.log import SegmentLog
-from agentgym_daemon.lock import prepare
-from agentgym_daemon.policies.registry import Registry
-from agentgym_daemon.rpc.journal import Journal
 
 _AGENT = "bench"
 _PATIENCE_S = 30.0
@@ -75,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Report:
 def _round(arguments: argparse.Namespace) -> dict[str, float]:
     home = Path(tempfile.mkdtemp(prefix="ag-", dir="/tmp"))  # short: a socket's path is limited
     try:
-        files = asyncio.run(_place(home, arguments.tools))
+        files = place(home, _two_policies(arguments.tools))
         with _daemon(home), _agent(home) as agent:
             swaps = _Swaps(home, agent, files)
             agent.wait("agent", ready=True)
@@ -86,35 +81,11 @@ def _round(arguments: argparse.Namespace) -> dict[str, float]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-async def _place(home: Path, tools: int) -> dict[str, bytes]:
-    """Two versions in the daemon's directory, files and facts, as a training leaves them."""
-    prepare(home)
-    features, clock = featuriser_of("default", TextHasher(b"bench")), SystemClock()
-    known = tools_of(tools)
-    prior = initial(
-        tuple(tool.fingerprint.hex() for tool in known),
-        tuple(tool.name for tool in known),
-        features.embedding_dim,
-    )
+def _two_policies(tools: int) -> list[Placed]:
+    features = featuriser_of("default", TextHasher(b"bench"))
     scope = common_pb2.Scope(agent=_AGENT, agent_name=_AGENT, feature_schema=features.schema)
-    log = SegmentLog(home / "log", clock=clock)
-    registry = Registry(
-        home / "policies",
-        append=Journal(log, clock).append,
-        clock=clock,
-        changed=lambda agent: None,
-    )
-    registry.load((), ())
-    files = {}
-    for seed in range(2):
-        version = registry.book.next_version()
-        data = snapshot_file(_random(prior, seed), version, scope)
-        await registry.register(
-            data, sha256=digest(data), scope=scope, status="candidate", receipt={}
-        )
-        files[version] = data
-    log.close()
-    return files
+    prior = untaught(tools_of(tools), features)
+    return [Placed(scope, _random(prior, seed), live=False) for seed in range(2)]
 
 
 def _random(prior: Parameters, seed: int) -> Parameters:

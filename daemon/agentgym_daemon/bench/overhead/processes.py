@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import socket
@@ -20,16 +19,10 @@ from agentgym.cli.client import Client
 from agentgym.config import resolve
 from agentgym.errors import DaemonError
 from agentgym.policy.features import TextHasher
-from agentgym.policy.parameters import initial
-from agentgym.policy.snapshot import digest, dump
 from agentgym.proto.v1 import admin_pb2, common_pb2
 from agentgym.trajectory import Tool
-from agentgym_daemon.clock import SystemClock
+from agentgym_daemon.bench.placing import Placed, place, untaught
 from agentgym_daemon.encoders.choice import featuriser_of
-from agentgym_daemon.ingest.log import SegmentLog
-from agentgym_daemon.lock import prepare
-from agentgym_daemon.policies.registry import Registry
-from agentgym_daemon.rpc.journal import Journal
 
 AGENT = "bench"
 _HERE = Path(__file__).parent
@@ -97,7 +90,7 @@ class Daemon:
 
     def __init__(self, home: Path, tools: int) -> None:
         self.home = home
-        asyncio.run(_place(home, tools))
+        place(home, [_live_policy(tools)])
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "agentgym_daemon", "serve", "--home", str(home)],
             stdout=subprocess.DEVNULL,
@@ -125,46 +118,12 @@ class Daemon:
         self._popen.wait()
 
 
-async def _place(home: Path, count: int) -> None:
-    prepare(home)
+def _live_policy(count: int) -> Placed:
     features = featuriser_of("default", TextHasher(b"any"))
     tools = [Tool(f"tool_{i}", f"Does thing number {i} for an order.", _SCHEMA)
              for i in range(count)]  # fmt: skip
-    parameters = initial(
-        tuple(tool.fingerprint.hex() for tool in tools),
-        tuple(tool.name for tool in tools),
-        features.embedding_dim,
-    )
-    clock = SystemClock()
-    log = SegmentLog(home / "log", clock=clock)
-    registry = Registry(
-        home / "policies",
-        append=Journal(log, clock).append,
-        clock=clock,
-        changed=lambda agent: None,
-    )
-    registry.load((), ())
-    scope = {"agent": AGENT, "agent_name": AGENT}
-    version = registry.book.next_version()
-    data = dump(
-        parameters,
-        {
-            "version": version,
-            "parent": "",
-            "created_unix_nano": 1,
-            "scope": {**scope, "feature_schema": features.schema},
-            "lineage": {},
-        },
-    )
-    await registry.register(
-        data,
-        sha256=digest(data),
-        scope=common_pb2.Scope(**scope, feature_schema=features.schema),
-        status="candidate",
-        receipt={},
-    )
-    await registry.promote(version, actor="bench")
-    log.close()
+    scope = common_pb2.Scope(agent=AGENT, agent_name=AGENT, feature_schema=features.schema)
+    return Placed(scope, untaught(tools, features))
 
 
 @contextmanager
