@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from agentgym import semconv
 from agentgym.policy.features import TextHasher
 from agentgym.proto.v1 import (
     admin_pb2_grpc,
@@ -26,13 +23,13 @@ from agentgym.proto.v1 import (
     catalogue_pb2_grpc,
     decision_pb2_grpc,
     log_pb2,
-    policy_pb2,
     policy_pb2_grpc,
     producer_pb2_grpc,
     reward_pb2_grpc,
     trajectory_pb2_grpc,
 )
 from agentgym_daemon.adoption import Adoption, Intake
+from agentgym_daemon.chores import Chores
 from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
 from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded
 from agentgym_daemon.encoders.choice import Choice, choose
@@ -42,12 +39,12 @@ from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
 from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
-from agentgym_daemon.metrics import Figures, Meters
+from agentgym_daemon.metrics import Figures, Instruments, Meters
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.pointer import Pointer
 from agentgym_daemon.policies.registry import Registry
-from agentgym_daemon.policies.updates import Updates
+from agentgym_daemon.policies.updates import Updates, handshake
 from agentgym_daemon.retention import Retention
 from agentgym_daemon.retraining import Retraining
 from agentgym_daemon.rewards.housekeeping import Housekeeping
@@ -67,7 +64,6 @@ from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
 from agentgym_daemon.store.applier import Applier
 from agentgym_daemon.store.batch import AppliedBatch
-from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.database import DATABASE_NAME, Store
 from agentgym_daemon.watching import ToolWatch
 
@@ -122,8 +118,8 @@ class Daemon:
         self._trainer_factory = trainer_factory
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
-        self._to_watch = asyncio.Event()
-        self._ended: list[AppliedBatch] = []
+        self._to_watch: asyncio.Queue[AppliedBatch] = asyncio.Queue()
+        self._chores = Chores(failed=lambda: self._count("chores_failed"))
         self._closing = AsyncExitStack()
         self._threads = ThreadPoolExecutor(thread_name_prefix="agentgym")
         self._hub = Hub()
@@ -199,11 +195,11 @@ class Daemon:
         lookup = StoreLookup(self._store)
         self._tools = ToolWatch(self._store, feature_schema=encoder.schema)
         # Without it, tools are found down anew; that is no reason not to start.
-        await self._supervised(lambda: asyncio.to_thread(self._tools.load))
+        await self._chores.run(lambda: asyncio.to_thread(self._tools.load))
         self._watch(lookup, trainer, feature_key, encoder)
         self._updates = Updates(
             self._registry,
-            handshake=self._handshake(feature_key, encoder),
+            handshake=handshake(config, version(), feature_key, encoder.message()),
             down=self._tools.down,
             agents_down=self._tools.agents_down,
         )
@@ -221,15 +217,22 @@ class Daemon:
             damages=lambda: self._log.damages,
             producers=self._producers,
         )
-        self._vitals = vitals
+        self._instruments = Instruments(
+            vitals,
+            self._store,
+            self._registry.book,
+            subscribers=self._hub.__len__,
+            commit_s=lambda: self._log.commit_s,
+            waiting_bytes=lambda: self._admission.waiting_bytes,
+        )
         policies = self._register(self._server, lookup, feature_key, encoder, vitals)
         self._closing.push_async_callback(self._server.stop, _GRACE_S)
         self._closing.callback(policies.stop)
         self._closing.callback(self._tails.stop)
         self._state = ""
         await self._server.start()
-        self._spawn(Pointer(config.home / "policies", self._updates, self._hub).run())
-        self._spawn(self._adoption.run())
+        self._chores.spawn(Pointer(config.home / "policies", self._updates, self._hub).run())
+        self._chores.spawn(self._adoption.run())
         _logger.info("listening on %s", ", ".join(self.listeners))
 
     async def _open_storage(self) -> None:
@@ -315,74 +318,43 @@ class Daemon:
             warm=trainer.warm,
         )
         self._retraining.clean()
-        self._spawn(self._keep_house(self._housekeeping))
-        self._spawn(self._keep_training(self._retraining))
-        self._spawn(self._keep_watch())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-
-        async def end() -> None:
-            # Again, if need be: wait_for of Python 3.11 may swallow a cancellation.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait({task}, timeout=0.1)
-
-        self._closing.push_async_callback(end)
+        chores = self._chores
+        self._closing.push_async_callback(chores.close)
+        chores.repeat(self._beat_once, every_s=lambda: _TICK_S)
+        chores.repeat(self._keep_house, every_s=lambda: _TICK_S)
+        chores.repeat(self._train_due, every_s=self._training_tick_s, woken=self._rewarded)
+        chores.follow(self._to_watch, self._look)
 
     def _on_applied(self, batch: AppliedBatch) -> None:
         if batch.closed:
             self._tails.publish(batch.closed)
         if batch.rewarded or batch.closed:
-            self._ended.append(batch)
-            self._to_watch.set()
+            self._to_watch.put_nowait(batch)
             self._rewarded.set()
 
-    async def _keep_house(self, housekeeping: Housekeeping) -> None:
-        while True:
-            await asyncio.sleep(_TICK_S)
-            self._beat = self._clock.monotonic()
-            if self._log.failed:
-                _logger.critical("stopping: %s", self._log.failed)
-                self.failed.set()
-                return
-            chores = (housekeeping.close_idle, housekeeping.give_defaults, self._retention.run_due)
-            for chore in chores:
-                # What the last turn wrote must be visible, or it would be written again.
-                if await self._caught_up():
-                    await self._supervised(chore)
+    async def _beat_once(self) -> None:
+        self._beat = self._clock.monotonic()
+        if self._log.failed and not self.failed.is_set():
+            _logger.critical("stopping: %s", self._log.failed)
+            self.failed.set()
 
-    async def _keep_training(self, retraining: Retraining) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._rewarded.wait(), self._training_tick_s)
-            self._rewarded.clear()
-            await self._supervised(retraining.run_due)
-            await asyncio.sleep(_TRAINING_PAUSE_S)
+    async def _keep_house(self) -> None:
+        house = self._housekeeping
+        for chore in (house.close_idle, house.give_defaults, self._retention.run_due):
+            # What the last turn wrote must be visible, or it would be written again.
+            if await self._caught_up():
+                await self._chores.run(chore)
 
-    async def _keep_watch(self) -> None:
-        while True:
-            await self._to_watch.wait()
-            self._to_watch.clear()
-            batches, self._ended = self._ended, []
-            for batch in batches:
-                await self._supervised(partial(self._look, batch))
+    async def _train_due(self) -> None:
+        await self._retraining.run_due()
+        await asyncio.sleep(_TRAINING_PAUSE_S)
+
+    def _training_tick_s(self) -> float:
+        return min(30.0, self.config.retrain_minutes * 60.0)
 
     async def _look(self, batch: AppliedBatch) -> None:
         for agent in await asyncio.to_thread(self._tools.take, batch):
             self._hub.ring(agent)
-
-    @property
-    def _training_tick_s(self) -> float:
-        return min(30.0, self.config.retrain_minutes * 60.0)
-
-    async def _supervised(self, chore: Callable[[], Awaitable[object]]) -> None:
-        """Runs a chore; its fault must not end the daemon, and the next turn tries again."""
-        try:
-            await chore()
-        except Exception:
-            self._count("chores_failed")
-            _logger.exception("a chore of the daemon failed")
 
     async def _caught_up(self) -> bool:
         return await asyncio.to_thread(self._applier.wait, self._log.end, _CATCH_UP_S)
@@ -437,17 +409,6 @@ class Daemon:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return policies
 
-    def _handshake(self, feature_key: bytes, encoder: Choice) -> policy_pb2.PolicyUpdate:
-        return policy_pb2.PolicyUpdate(
-            contract_version=semconv.CONTRACT_VERSION,
-            daemon_version=version(),
-            feature_key=feature_key,
-            features=policy_pb2.FeatureSchema(
-                number=encoder.schema, encoder_sha256=encoder.sha256, encoder_size=encoder.size
-            ),
-            steering=_steering(self.config),
-        )
-
     def _make_adoption(self, intake: Intake) -> Adoption:
         def note_damage(path: Path, reason: str, lost_bytes: int) -> None:
             self._log.note_damage(path, reason, lost_bytes=lost_bytes)
@@ -476,10 +437,7 @@ class Daemon:
         )
         self._retention.days = fresh.retention_days
         self._admission.limits = _limits(fresh)
-        handshake = policy_pb2.PolicyUpdate()
-        handshake.CopyFrom(self._updates.handshake)
-        handshake.steering.CopyFrom(_steering(fresh))
-        self._updates.handshake = handshake
+        self._updates.steer(fresh)
         self._hub.ring_all()
         waiting = [name for name in names if name not in RELOADABLE]
         taken = [name for name in names if name in RELOADABLE]
@@ -517,36 +475,14 @@ class Daemon:
         self._closing.callback(self._health.close)
         self._health.start()
 
+    async def _figures(self) -> Figures:
+        return Figures(not_ready=self._state) if self._state else await self._instruments.read()
+
     def _stuck(self) -> str:
         if self._state:
             return ""
         silent_s = self._clock.monotonic() - self._beat
         return f"the event loop has not turned for {silent_s:.0f} s" if silent_s > _STUCK_S else ""
-
-    async def _figures(self) -> Figures:
-        if self._state:
-            return Figures(not_ready=self._state)
-        vitals, registry = self._vitals, self._registry
-        return Figures(
-            not_ready=vitals.not_ready(),
-            counters=dict(Counter(await asyncio.to_thread(self._stored_counters)) + self._counts),
-            produced=self._producers.sums(),
-            producers=len(self._producers.newest()),
-            subscribers=len(self._hub),
-            log_start=vitals.log_start(),
-            log_end=vitals.log_end(),
-            log_applied=vitals.applied(),
-            commit_s=self._log.commit_s,
-            waiting_bytes=self._admission.waiting_bytes,
-            disk_free=vitals.disk_free(),
-            damages=len(tuple(vitals.damages())),
-            trainer=vitals.trainer(),
-            live=[(v.scope.agent, v.scope.agent_name, v.version) for v in registry.book.live()],
-        )
-
-    def _stored_counters(self) -> dict[str, int]:
-        with self._store.reading() as cursor:
-            return counters(cursor)
 
 
 def _limits(config: DaemonConfig) -> Limits:
@@ -554,15 +490,4 @@ def _limits(config: DaemonConfig) -> Limits:
         min_free_bytes=config.min_free_bytes,
         max_backlog_bytes=config.max_backlog_bytes,
         quota_bytes_per_s=config.quota_bytes_per_s,
-    )
-
-
-def _steering(config: DaemonConfig) -> policy_pb2.Steering:
-    return policy_pb2.Steering(
-        control_share=config.control_share,
-        temperature=config.temperature,
-        floor=config.floor,
-        defer_floor=config.defer_floor,
-        top_k=config.top_k,
-        stale_after_s=config.stale_after_s,
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from agentgym_daemon.policies.book import Book
+from agentgym_daemon.rpc.admin import Vitals
+from agentgym_daemon.store.counters import counters
+from agentgym_daemon.store.database import Store
 
 _ACK_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 TRAINER_STATES = ("idle", "training", "restarting", "failed")
@@ -33,6 +40,51 @@ class Figures:
     trainer: str = ""
     live: Iterable[tuple[str, str, str]] = ()
     """Agent, name and version of every live policy."""
+
+
+class Instruments:
+    """Reads what a running daemon's parts say of themselves."""
+
+    def __init__(
+        self,
+        vitals: Vitals,
+        store: Store,
+        book: Book,
+        *,
+        subscribers: Callable[[], int],
+        commit_s: Callable[[], float],
+        waiting_bytes: Callable[[], int],
+    ) -> None:
+        self._vitals = vitals
+        self._store = store
+        self._book = book
+        self._subscribers = subscribers
+        self._commit_s = commit_s
+        self._waiting_bytes = waiting_bytes
+
+    async def read(self) -> Figures:
+        """One look; on the event loop."""
+        vitals = self._vitals
+        return Figures(
+            not_ready=vitals.not_ready(),
+            counters=Counter(await asyncio.to_thread(self._stored)) + Counter(vitals.counts),
+            produced=vitals.producers.sums(),
+            producers=len(vitals.producers.newest()),
+            subscribers=self._subscribers(),
+            log_start=vitals.log_start(),
+            log_end=vitals.log_end(),
+            log_applied=vitals.applied(),
+            commit_s=self._commit_s(),
+            waiting_bytes=self._waiting_bytes(),
+            disk_free=vitals.disk_free(),
+            damages=len(tuple(vitals.damages())),
+            trainer=vitals.trainer(),
+            live=[(v.scope.agent, v.scope.agent_name, v.version) for v in self._book.live()],
+        )
+
+    def _stored(self) -> dict[str, int]:
+        with self._store.reading() as cursor:
+            return counters(cursor)
 
 
 class Meters:

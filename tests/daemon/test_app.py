@@ -296,7 +296,7 @@ async def test_a_chore_that_fails_is_counted_and_the_daemon_goes_on(
         async def broken() -> None:
             raise ValueError("broken chore")
 
-        await desk.daemon._supervised(broken)
+        await desk.daemon._chores.run(broken)
 
         assert (await desk.client.status()).counters["chores_failed"] == 1
 

@@ -10,6 +10,7 @@ from agentgym.errors import EncoderError
 from agentgym.policy.encoder import artefact, cache, minilm
 from agentgym.policy.encoder.transformer import Encoder
 from agentgym.policy.features import Featuriser, TextHasher
+from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.encoders import SCHEMAS
 from agentgym_daemon.errors import ConfigError
 
@@ -22,6 +23,12 @@ class Choice:
     sha256: str = ""
     size: int = 0
     path: Path | None = None
+
+    def message(self) -> policy_pb2.FeatureSchema:
+        """As agents are told of it."""
+        return policy_pb2.FeatureSchema(
+            number=self.schema, encoder_sha256=self.sha256, encoder_size=self.size
+        )
 
     def featuriser(self, hasher: TextHasher) -> Featuriser:
         """Features of this schema, under one installation's key."""

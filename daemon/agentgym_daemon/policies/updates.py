@@ -4,8 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from agentgym import semconv
 from agentgym.proto.v1 import policy_pb2
+from agentgym_daemon.config import DaemonConfig
 from agentgym_daemon.policies.registry import Registry
+
+
+def handshake(
+    config: DaemonConfig, version: str, feature_key: bytes, features: policy_pb2.FeatureSchema
+) -> policy_pb2.PolicyUpdate:
+    """What every agent is told, whatever its policies."""
+    return policy_pb2.PolicyUpdate(
+        contract_version=semconv.CONTRACT_VERSION,
+        daemon_version=version,
+        feature_key=feature_key,
+        features=features,
+        steering=_steering(config),
+    )
+
+
+def _steering(config: DaemonConfig) -> policy_pb2.Steering:
+    return policy_pb2.Steering(
+        control_share=config.control_share,
+        temperature=config.temperature,
+        floor=config.floor,
+        defer_floor=config.defer_floor,
+        top_k=config.top_k,
+        stale_after_s=config.stale_after_s,
+    )
 
 
 class Updates:
@@ -24,6 +50,13 @@ class Updates:
         """What every agent is told; replaced as a whole when settings change."""
         self._down = down
         self._agents_down = agents_down
+
+    def steer(self, config: DaemonConfig) -> None:
+        """Takes up how agents act from now on."""
+        fresh = policy_pb2.PolicyUpdate()
+        fresh.CopyFrom(self.handshake)
+        fresh.steering.CopyFrom(_steering(config))
+        self.handshake = fresh
 
     def of(self, agent: str) -> policy_pb2.PolicyUpdate:
         """The update that an agent's subscribers get."""
