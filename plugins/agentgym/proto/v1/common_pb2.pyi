@@ -30,6 +30,14 @@ class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FALLBACK_ERROR: _ClassVar[Fallback]
     FALLBACK_PROTECTED: _ClassVar[Fallback]
     FALLBACK_KILLED: _ClassVar[Fallback]
+
+class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_UNSPECIFIED: _ClassVar[Stage]
+    STAGE_OBSERVE: _ClassVar[Stage]
+    STAGE_SHADOW: _ClassVar[Stage]
+    STAGE_CANARY: _ClassVar[Stage]
+    STAGE_LIVE: _ClassVar[Stage]
 MODE_UNSPECIFIED: Mode
 MODE_OBSERVE: Mode
 MODE_SHADOW: Mode
@@ -47,6 +55,11 @@ FALLBACK_TIMEOUT: Fallback
 FALLBACK_ERROR: Fallback
 FALLBACK_PROTECTED: Fallback
 FALLBACK_KILLED: Fallback
+STAGE_UNSPECIFIED: Stage
+STAGE_OBSERVE: Stage
+STAGE_SHADOW: Stage
+STAGE_CANARY: Stage
+STAGE_LIVE: Stage
 
 class Scope(_message.Message):
     __slots__ = ("agent", "agent_name", "feature_schema")

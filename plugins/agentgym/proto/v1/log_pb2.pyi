@@ -11,11 +11,12 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("received_unix_nano", "producer_id", "sequence", "expired", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
+    __slots__ = ("received_unix_nano", "producer_id", "sequence", "expired", "audit", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
     RECEIVED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     OTLP_TRACES_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +31,7 @@ class LogRecord(_message.Message):
     producer_id: bytes
     sequence: int
     expired: _containers.RepeatedScalarFieldContainer[bytes]
+    audit: Audit
     otlp_traces: bytes
     decisions: bytes
     catalogue: _catalogue_pb2.PutRequest
@@ -40,7 +42,7 @@ class LogRecord(_message.Message):
     change: PolicyChange
     training: TrainingRun
     retention: Retention
-    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expired: _Optional[_Iterable[bytes]] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
+    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expired: _Optional[_Iterable[bytes]] = ..., audit: _Optional[_Union[Audit, _Mapping]] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class RewardFact(_message.Message):
     __slots__ = ("reward_id", "reward")
@@ -67,7 +69,7 @@ class Closure(_message.Message):
     def __init__(self, trajectory_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyChange(_message.Message):
-    __slots__ = ("kind", "scope", "version", "previous", "actor", "reason")
+    __slots__ = ("kind", "scope", "version", "previous", "actor", "reason", "stage", "canary_share", "alias", "receipt_json")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[PolicyChange.Kind]
@@ -75,24 +77,60 @@ class PolicyChange(_message.Message):
         KIND_ROLLBACK: _ClassVar[PolicyChange.Kind]
         KIND_PIN: _ClassVar[PolicyChange.Kind]
         KIND_UNPIN: _ClassVar[PolicyChange.Kind]
+        KIND_QUARANTINE: _ClassVar[PolicyChange.Kind]
+        KIND_RELEASE: _ClassVar[PolicyChange.Kind]
+        KIND_STAGE: _ClassVar[PolicyChange.Kind]
+        KIND_KILL: _ClassVar[PolicyChange.Kind]
+        KIND_REVIVE: _ClassVar[PolicyChange.Kind]
+        KIND_NOTE: _ClassVar[PolicyChange.Kind]
+        KIND_ALIAS: _ClassVar[PolicyChange.Kind]
+        KIND_PRUNE: _ClassVar[PolicyChange.Kind]
+        KIND_IMPORT: _ClassVar[PolicyChange.Kind]
     KIND_UNSPECIFIED: PolicyChange.Kind
     KIND_PROMOTE: PolicyChange.Kind
     KIND_ROLLBACK: PolicyChange.Kind
     KIND_PIN: PolicyChange.Kind
     KIND_UNPIN: PolicyChange.Kind
+    KIND_QUARANTINE: PolicyChange.Kind
+    KIND_RELEASE: PolicyChange.Kind
+    KIND_STAGE: PolicyChange.Kind
+    KIND_KILL: PolicyChange.Kind
+    KIND_REVIVE: PolicyChange.Kind
+    KIND_NOTE: PolicyChange.Kind
+    KIND_ALIAS: PolicyChange.Kind
+    KIND_PRUNE: PolicyChange.Kind
+    KIND_IMPORT: PolicyChange.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_JSON_FIELD_NUMBER: _ClassVar[int]
     kind: PolicyChange.Kind
     scope: _common_pb2.Scope
     version: str
     previous: str
     actor: str
     reason: str
-    def __init__(self, kind: _Optional[_Union[PolicyChange.Kind, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    stage: _common_pb2.Stage
+    canary_share: float
+    alias: str
+    receipt_json: str
+    def __init__(self, kind: _Optional[_Union[PolicyChange.Kind, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., canary_share: _Optional[float] = ..., alias: _Optional[str] = ..., receipt_json: _Optional[str] = ...) -> None: ...
+
+class Audit(_message.Message):
+    __slots__ = ("number", "previous", "hash")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    previous: bytes
+    hash: bytes
+    def __init__(self, number: _Optional[int] = ..., previous: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
 
 class TrainingRun(_message.Message):
     __slots__ = ("scope", "version", "trajectories", "verdict", "report_json", "duration_s")

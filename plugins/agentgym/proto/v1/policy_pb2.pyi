@@ -19,7 +19,7 @@ class SubscribeRequest(_message.Message):
     def __init__(self, contract_version: _Optional[int] = ..., plugin_version: _Optional[str] = ..., agent: _Optional[str] = ..., producer_id: _Optional[bytes] = ...) -> None: ...
 
 class Steering(_message.Message):
-    __slots__ = ("control_share", "temperature", "floor", "defer_floor", "top_k", "stale_after_s", "killed")
+    __slots__ = ("control_share", "temperature", "floor", "defer_floor", "top_k", "stale_after_s", "killed", "stage", "canary_share")
     CONTROL_SHARE_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class Steering(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     STALE_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     KILLED_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     control_share: float
     temperature: float
     floor: float
@@ -34,7 +36,9 @@ class Steering(_message.Message):
     top_k: int
     stale_after_s: int
     killed: bool
-    def __init__(self, control_share: _Optional[float] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., defer_floor: _Optional[float] = ..., top_k: _Optional[int] = ..., stale_after_s: _Optional[int] = ..., killed: bool = ...) -> None: ...
+    stage: _common_pb2.Stage
+    canary_share: float
+    def __init__(self, control_share: _Optional[float] = ..., temperature: _Optional[float] = ..., floor: _Optional[float] = ..., defer_floor: _Optional[float] = ..., top_k: _Optional[int] = ..., stale_after_s: _Optional[int] = ..., killed: bool = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., canary_share: _Optional[float] = ...) -> None: ...
 
 class FeatureSchema(_message.Message):
     __slots__ = ("number", "encoder_sha256", "encoder_size")
@@ -46,8 +50,18 @@ class FeatureSchema(_message.Message):
     encoder_size: int
     def __init__(self, number: _Optional[int] = ..., encoder_sha256: _Optional[str] = ..., encoder_size: _Optional[int] = ...) -> None: ...
 
+class SignedUpdate(_message.Message):
+    __slots__ = ("update", "key_id", "signature")
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    update: bytes
+    key_id: str
+    signature: bytes
+    def __init__(self, update: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class PolicyUpdate(_message.Message):
-    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live", "features", "down")
+    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live", "features", "down", "agent", "serial", "issued_unix_nano", "expires_unix_nano")
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURE_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +69,10 @@ class PolicyUpdate(_message.Message):
     LIVE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     DOWN_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     contract_version: int
     daemon_version: str
     feature_key: bytes
@@ -62,10 +80,14 @@ class PolicyUpdate(_message.Message):
     live: _containers.RepeatedCompositeFieldContainer[PolicyVersion]
     features: FeatureSchema
     down: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ..., features: _Optional[_Union[FeatureSchema, _Mapping]] = ..., down: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    agent: str
+    serial: int
+    issued_unix_nano: int
+    expires_unix_nano: int
+    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ..., features: _Optional[_Union[FeatureSchema, _Mapping]] = ..., down: _Optional[_Iterable[bytes]] = ..., agent: _Optional[str] = ..., serial: _Optional[int] = ..., issued_unix_nano: _Optional[int] = ..., expires_unix_nano: _Optional[int] = ...) -> None: ...
 
 class PolicyVersion(_message.Message):
-    __slots__ = ("scope", "version", "parent", "sha256", "size", "manifest_json", "status", "created_unix_nano", "pinned", "receipt_json")
+    __slots__ = ("scope", "version", "parent", "sha256", "size", "manifest_json", "status", "created_unix_nano", "pinned", "receipt_json", "aliases", "note")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +98,8 @@ class PolicyVersion(_message.Message):
     CREATED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_JSON_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     scope: _common_pb2.Scope
     version: str
     parent: str
@@ -86,7 +110,9 @@ class PolicyVersion(_message.Message):
     created_unix_nano: int
     pinned: bool
     receipt_json: str
-    def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., parent: _Optional[str] = ..., sha256: _Optional[str] = ..., size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., status: _Optional[str] = ..., created_unix_nano: _Optional[int] = ..., pinned: bool = ..., receipt_json: _Optional[str] = ...) -> None: ...
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    note: str
+    def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., parent: _Optional[str] = ..., sha256: _Optional[str] = ..., size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., status: _Optional[str] = ..., created_unix_nano: _Optional[int] = ..., pinned: bool = ..., receipt_json: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
     __slots__ = ("version",)
