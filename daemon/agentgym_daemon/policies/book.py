@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from agentgym.proto.v1 import common_pb2, log_pb2, policy_pb2
 from agentgym_daemon.errors import NotFoundError, PolicyStateError
+from agentgym_daemon.store.facts import LIVE_KINDS
 
 Change = log_pb2.PolicyChange
 ScopeKey = tuple[str, str, int]
@@ -52,7 +53,9 @@ class Book:
             self._last = max(self._last, int(match[1]))
 
     def change(self, change: Change) -> None:
-        """Takes in a promotion, rollback, pin or unpin."""
+        """Takes in a promotion, rollback, pin or unpin; others say nothing of what is live."""
+        if change.kind not in LIVE_KINDS:
+            return
         live = self._live.setdefault(scope_key(change.scope), _Live())
         if change.kind == Change.KIND_UNPIN:
             live.pinned = False

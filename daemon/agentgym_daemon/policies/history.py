@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentgym.proto.v1 import policy_pb2
+from agentgym.proto.v1 import common_pb2, policy_pb2
 from agentgym_daemon.policies.book import Change, scope_of
 from agentgym_daemon.store.database import Cursor
 from agentgym_daemon.store.policies import StoredPolicy, policies, policy_changes
@@ -11,7 +11,6 @@ from agentgym_daemon.store.policies import StoredPolicy, policies, policy_change
 def history(cursor: Cursor) -> tuple[list[policy_pb2.PolicyVersion], list[Change]]:
     """All versions and all changes of what is live, each oldest first."""
     stored = policies(cursor)
-    scopes = dict.fromkeys(version.scope for version in stored)
     changes = [
         Change(
             kind=Change.Kind.Name(change.kind),
@@ -20,9 +19,12 @@ def history(cursor: Cursor) -> tuple[list[policy_pb2.PolicyVersion], list[Change
             previous=change.previous,
             actor=change.actor,
             reason=change.reason,
+            stage=common_pb2.Stage.Name(change.stage),
+            canary_share=change.canary_share,
+            alias=change.alias,
+            receipt_json=change.receipt_json,
         )
-        for scope in scopes
-        for change in policy_changes(cursor, scope)
+        for change in policy_changes(cursor)
     ]
     return [_version(version) for version in stored], changes
 

@@ -6,6 +6,9 @@ from agentgym.proto.v1 import common_pb2, log_pb2, policy_pb2
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.rows import MAX_BIGINT, Scope
 
+_KINDS = log_pb2.PolicyChange
+LIVE_KINDS = (_KINDS.KIND_PROMOTE, _KINDS.KIND_ROLLBACK, _KINDS.KIND_PIN, _KINDS.KIND_UNPIN)
+"""Kinds of changes that say what is live in a scope."""
 _SCOPE = "agent = ? AND agent_name = ? AND feature_schema = ?"
 
 
@@ -35,14 +38,32 @@ def write_policy(cursor: Cursor, fact: policy_pb2.PolicyVersion, *, no: int) -> 
 
 
 def write_change(cursor: Cursor, fact: log_pb2.PolicyChange, *, no: int, received_ns: int) -> None:
-    """Promotion, rollback, pin or unpin: what is live afterwards, and the history."""
+    """A change: the history, and for those that bear on it what is live afterwards."""
     scope = scope_of(fact.scope)
     cursor.execute(
-        "INSERT INTO policy_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [no, fact.kind, *scope, fact.version, fact.previous, fact.actor, fact.reason, received_ns],
+        "INSERT INTO policy_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            no,
+            fact.kind,
+            *scope,
+            fact.version,
+            fact.previous,
+            fact.actor,
+            fact.reason,
+            received_ns,
+            fact.stage,
+            fact.canary_share,
+            fact.alias,
+            fact.receipt_json,
+        ],
     )
+    if fact.kind in LIVE_KINDS:
+        _write_live(cursor, fact, scope)
+
+
+def _write_live(cursor: Cursor, fact: log_pb2.PolicyChange, scope: Scope) -> None:
     version = fact.version
-    if not version and fact.kind == log_pb2.PolicyChange.KIND_UNPIN:
+    if not version and fact.kind == _KINDS.KIND_UNPIN:
         live = fetch(cursor, f"SELECT version FROM live_policies WHERE {_SCOPE}", scope)
         version = live[0][0] if live else ""
     cursor.execute(f"DELETE FROM live_policies WHERE {_SCOPE}", scope)
@@ -50,7 +71,7 @@ def write_change(cursor: Cursor, fact: log_pb2.PolicyChange, *, no: int, receive
         f"UPDATE policies SET status = 'retired' WHERE status = 'live' AND {_SCOPE}", scope
     )
     if version:
-        pinned = fact.kind == log_pb2.PolicyChange.KIND_PIN
+        pinned = fact.kind == _KINDS.KIND_PIN
         cursor.execute(
             "INSERT INTO live_policies VALUES (?, ?, ?, ?, ?)", [*scope, version, pinned]
         )

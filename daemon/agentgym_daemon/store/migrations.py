@@ -254,6 +254,22 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "m003_ladder_and_audit",
+        """
+        ALTER TABLE policy_changes ADD COLUMN stage INTEGER DEFAULT 0;
+        ALTER TABLE policy_changes ADD COLUMN canary_share DOUBLE DEFAULT 0;
+        ALTER TABLE policy_changes ADD COLUMN alias VARCHAR DEFAULT '';
+        ALTER TABLE policy_changes ADD COLUMN receipt_json VARCHAR DEFAULT '';
+        CREATE TABLE audit (                 -- the chain of changes
+            number BIGINT NOT NULL,
+            previous BLOB NOT NULL,
+            hash BLOB NOT NULL,
+            received_ns BIGINT NOT NULL,
+            record BLOB NOT NULL             -- the LogRecord without its place in the chain
+        );
+        """,
+    ),
 )
 
 BOOKKEEPING = """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgym_daemon.store.database import Cursor, fetch
+from agentgym_daemon.store.facts import LIVE_KINDS
 from agentgym_daemon.store.rows import Scope
 
 
@@ -27,7 +28,7 @@ class StoredPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StoredChange:
-    """A promotion, rollback, pin or unpin; `kind` as in log.proto."""
+    """A change with all that it says; `kind` and `stage` as in log.proto."""
 
     no: int
     kind: int
@@ -37,6 +38,10 @@ class StoredChange:
     actor: str
     reason: str
     received_ns: int
+    stage: int
+    canary_share: float
+    alias: str
+    receipt_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +87,23 @@ def live_policy(cursor: Cursor, scope: Scope) -> LivePolicy | None:
     return next((p for p in live_policies(cursor, agent=scope.agent) if p.scope == scope), None)
 
 
-def policy_changes(cursor: Cursor, scope: Scope) -> list[StoredChange]:
-    """What happened in the scope, oldest first."""
+def policy_changes(cursor: Cursor, scope: Scope | None = None) -> list[StoredChange]:
+    """What happened, in the scope or anywhere, oldest first."""
+    where = "agent = ? AND agent_name = ? AND feature_schema = ?" if scope else "true"
     rows = fetch(
         cursor,
         "SELECT no, kind, agent, agent_name, feature_schema, version, previous, actor, reason, "
-        "received_ns FROM policy_changes "
-        "WHERE agent = ? AND agent_name = ? AND feature_schema = ? ORDER BY no",
-        scope,
+        "received_ns, stage, canary_share, alias, receipt_json FROM policy_changes "
+        f"WHERE {where} ORDER BY no",
+        scope or (),
     )
     return [StoredChange(row[0], row[1], Scope(*row[2:5]), *row[5:]) for row in rows]
 
 
 def versions_ever_live(cursor: Cursor, scope: Scope) -> list[str]:
     """Versions that were live in the scope at some time, in order of their first time."""
-    return list(dict.fromkeys(c.version for c in policy_changes(cursor, scope) if c.version))
+    changes = policy_changes(cursor, scope)
+    return list(dict.fromkeys(c.version for c in changes if c.version and c.kind in LIVE_KINDS))
 
 
 def version_count(cursor: Cursor) -> int:
