@@ -66,6 +66,7 @@ class Applier:
         self._waiting = 0
         self._hurry = threading.Event()
         self._applied = store.applied_offset()
+        self._settled = True  # False while the database may be another one than was applied to
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._work = threading.Event()
@@ -101,14 +102,17 @@ class Applier:
     def wait(self, offset: int, timeout_s: float) -> bool:
         """Waits until the database holds the log up to `offset`; False if that took too long."""
         with self._changed:
-            if self._applied >= offset:
+            if self._holds(offset):
                 return True
             self._waiting += 1
             self._hurry.set()
             try:
-                return self._changed.wait_for(lambda: self._applied >= offset, timeout_s)
+                return self._changed.wait_for(lambda: self._holds(offset), timeout_s)
             finally:
                 self._waiting -= 1
+
+    def _holds(self, offset: int) -> bool:
+        return self._settled and self._applied >= offset
 
     def subscribe(self, callback: Callable[[AppliedBatch], None]) -> Callable[[], None]:
         """Calls back in the applier's thread after every batch; returns what ends it."""
@@ -150,6 +154,7 @@ class Applier:
         reason = self._store.damage or (str(fault) if is_damage(fault) else "")
         if self._failures == _HOPELESS and isinstance(fault, duckdb.Error) and not is_outer(fault):
             reason = reason or f"{fault} ({_HOPELESS} times)"
+        self._settled = False
         try:
             if reason:
                 self._store.set_aside(reason)
@@ -199,7 +204,7 @@ class Applier:
 
     def _advance(self, applied: int) -> None:
         with self._changed:
-            self._applied = applied
+            self._applied, self._settled = applied, True
             self._changed.notify_all()
 
     def _publish(self, batch: AppliedBatch) -> None:

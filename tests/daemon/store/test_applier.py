@@ -223,13 +223,20 @@ def test_a_file_whose_damage_shows_only_when_it_is_read_is_derived_again(
     assert applier.wait(end, 30)
     expected = store.content_hashes()
     told: list[Path] = []
-    store.on_set_aside = lambda moved, reason: told.append(moved)
+    caught_up: list[bool] = []
+
+    def set_aside(moved: Path, reason: str) -> None:
+        told.append(moved)
+        caught_up.append(applier.wait(0, 0))
+
+    store.on_set_aside = set_aside
 
     store.damage = "Corrupt database file"
     applier.submit()
     assert applier.wait(log.append(records.catalogue()).result(10), 30)
 
     assert told == [tmp_path / "a.duckdb.damaged-1"]
+    assert caught_up == [False]  # nobody may take the empty tables for what the log says
     assert store.damage == ""
     lifetime = {"counters": ""}  # the last record was counted
     assert store.content_hashes() | lifetime == expected | lifetime

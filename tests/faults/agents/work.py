@@ -60,7 +60,7 @@ def outage(gym: AgentGym, options: argparse.Namespace) -> None:
             peak = max(peak, rss_bytes())
         due += pause_s
         if due > time.monotonic():
-            time.sleep(due - time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
     deadline = time.monotonic() + 20
     while gym.status()["counters"].get("pending.spans") and time.monotonic() < deadline:
         time.sleep(0.05)
