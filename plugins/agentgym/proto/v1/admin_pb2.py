@@ -26,7 +26,7 @@ from agentgym.proto.v1 import common_pb2 as agentgym_dot_proto_dot_v1_dot_common
 from agentgym.proto.v1 import producer_pb2 as agentgym_dot_proto_dot_v1_dot_producer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61gentgym/proto/v1/admin.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a agentgym/proto/v1/producer.proto\"\x0f\n\rStatusRequest\"\xfa\x01\n\x0bScopeStatus\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0c\n\x04live\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\x14\n\x0ctrajectories\x18\x04 \x01(\x04\x12\x10\n\x08rewarded\x18\x05 \x01(\x04\x12\x1a\n\x12reliability_policy\x18\x06 \x01(\x01\x12\x10\n\x08n_policy\x18\x07 \x01(\x04\x12\x1b\n\x13reliability_control\x18\x08 \x01(\x01\x12\x11\n\tn_control\x18\t \x01(\x04\x12\x16\n\x0euntil_training\x18\n \x01(\x04\x12\x0c\n\x04\x64own\x18\x0b \x03(\t\"\xf2\x04\n\x0eStatusResponse\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x01 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x02 \x01(\r\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\x0c\n\x04home\x18\x05 \x01(\t\x12\x11\n\tlisteners\x18\x06 \x03(\t\x12;\n\x08\x63ounters\x18\x07 \x03(\x0b\x32).agentgym.v1.StatusResponse.CountersEntry\x12(\n\x06scopes\x18\x08 \x03(\x0b\x32\x18.agentgym.v1.ScopeStatus\x12\x13\n\x0bsubscribers\x18\t \x01(\r\x12\x0f\n\x07log_end\x18\n \x01(\x04\x12\x13\n\x0blog_applied\x18\x0b \x01(\x04\x12\x0f\n\x07trainer\x18\x0c \x01(\t\x12\r\n\x05ready\x18\r \x01(\x08\x12\x11\n\tnot_ready\x18\x0e \x01(\t\x12\x11\n\tdisk_free\x18\x0f \x01(\x04\x12\x11\n\tlog_start\x18\x10 \x01(\x04\x12$\n\x07\x64\x61mages\x18\x11 \x03(\x0b\x32\x13.agentgym.v1.Damage\x12.\n\tproducers\x18\x12 \x03(\x0b\x32\x1b.agentgym.v1.ProducerStatus\x12;\n\x08produced\x18\x13 \x03(\x0b\x32).agentgym.v1.StatusResponse.ProducedEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rProducedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"R\n\x06\x44\x61mage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nlost_bytes\x18\x03 \x01(\x04\x12\x16\n\x0etime_unix_nano\x18\x04 \x01(\x06\"Y\n\x0eProducerStatus\x12+\n\x06report\x18\x01 \x01(\x0b\x32\x1b.agentgym.v1.ProducerReport\x12\x1a\n\x12received_unix_nano\x18\x02 \x01(\x06\x32Q\n\x0c\x41\x64minService\x12\x41\n\x06Status\x12\x1a.agentgym.v1.StatusRequest\x1a\x1b.agentgym.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61gentgym/proto/v1/admin.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a agentgym/proto/v1/producer.proto\"\x0f\n\rStatusRequest\"\xfa\x01\n\x0bScopeStatus\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0c\n\x04live\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\x14\n\x0ctrajectories\x18\x04 \x01(\x04\x12\x10\n\x08rewarded\x18\x05 \x01(\x04\x12\x1a\n\x12reliability_policy\x18\x06 \x01(\x01\x12\x10\n\x08n_policy\x18\x07 \x01(\x04\x12\x1b\n\x13reliability_control\x18\x08 \x01(\x01\x12\x11\n\tn_control\x18\t \x01(\x04\x12\x16\n\x0euntil_training\x18\n \x01(\x04\x12\x0c\n\x04\x64own\x18\x0b \x03(\t\"\xc6\x05\n\x0eStatusResponse\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x01 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x02 \x01(\r\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\x0c\n\x04home\x18\x05 \x01(\t\x12\x11\n\tlisteners\x18\x06 \x03(\t\x12;\n\x08\x63ounters\x18\x07 \x03(\x0b\x32).agentgym.v1.StatusResponse.CountersEntry\x12(\n\x06scopes\x18\x08 \x03(\x0b\x32\x18.agentgym.v1.ScopeStatus\x12\x13\n\x0bsubscribers\x18\t \x01(\r\x12\x0f\n\x07log_end\x18\n \x01(\x04\x12\x13\n\x0blog_applied\x18\x0b \x01(\x04\x12\x0f\n\x07trainer\x18\x0c \x01(\t\x12\r\n\x05ready\x18\r \x01(\x08\x12\x11\n\tnot_ready\x18\x0e \x01(\t\x12\x11\n\tdisk_free\x18\x0f \x01(\x04\x12\x11\n\tlog_start\x18\x10 \x01(\x04\x12$\n\x07\x64\x61mages\x18\x11 \x03(\x0b\x32\x13.agentgym.v1.Damage\x12.\n\tproducers\x18\x12 \x03(\x0b\x32\x1b.agentgym.v1.ProducerStatus\x12;\n\x08produced\x18\x13 \x03(\x0b\x32).agentgym.v1.StatusResponse.ProducedEntry\x12\'\n\x06stages\x18\x14 \x03(\x0b\x32\x17.agentgym.v1.AgentStage\x12\x12\n\nall_killed\x18\x15 \x01(\x08\x12\x15\n\rreward_alarms\x18\x19 \x03(\t\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rProducedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"R\n\x06\x44\x61mage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nlost_bytes\x18\x03 \x01(\x04\x12\x16\n\x0etime_unix_nano\x18\x04 \x01(\x06\"Y\n\x0eProducerStatus\x12+\n\x06report\x18\x01 \x01(\x0b\x32\x1b.agentgym.v1.ProducerReport\x12\x1a\n\x12received_unix_nano\x18\x02 \x01(\x06\x32Q\n\x0c\x41\x64minService\x12\x41\n\x06Status\x12\x1a.agentgym.v1.StatusRequest\x1a\x1b.agentgym.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,15 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPESTATUS']._serialized_start=130
   _globals['_SCOPESTATUS']._serialized_end=380
   _globals['_STATUSRESPONSE']._serialized_start=383
-  _globals['_STATUSRESPONSE']._serialized_end=1009
-  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_start=913
-  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_end=960
-  _globals['_STATUSRESPONSE_PRODUCEDENTRY']._serialized_start=962
-  _globals['_STATUSRESPONSE_PRODUCEDENTRY']._serialized_end=1009
-  _globals['_DAMAGE']._serialized_start=1011
-  _globals['_DAMAGE']._serialized_end=1093
-  _globals['_PRODUCERSTATUS']._serialized_start=1095
-  _globals['_PRODUCERSTATUS']._serialized_end=1184
-  _globals['_ADMINSERVICE']._serialized_start=1186
-  _globals['_ADMINSERVICE']._serialized_end=1267
+  _globals['_STATUSRESPONSE']._serialized_end=1093
+  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_start=997
+  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_end=1044
+  _globals['_STATUSRESPONSE_PRODUCEDENTRY']._serialized_start=1046
+  _globals['_STATUSRESPONSE_PRODUCEDENTRY']._serialized_end=1093
+  _globals['_DAMAGE']._serialized_start=1095
+  _globals['_DAMAGE']._serialized_end=1177
+  _globals['_PRODUCERSTATUS']._serialized_start=1179
+  _globals['_PRODUCERSTATUS']._serialized_end=1268
+  _globals['_ADMINSERVICE']._serialized_start=1270
+  _globals['_ADMINSERVICE']._serialized_end=1351
 # @@protoc_insertion_point(module_scope)

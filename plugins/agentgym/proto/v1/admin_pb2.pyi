@@ -38,7 +38,7 @@ class ScopeStatus(_message.Message):
     def __init__(self, scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., live: _Optional[str] = ..., pinned: bool = ..., trajectories: _Optional[int] = ..., rewarded: _Optional[int] = ..., reliability_policy: _Optional[float] = ..., n_policy: _Optional[int] = ..., reliability_control: _Optional[float] = ..., n_control: _Optional[int] = ..., until_training: _Optional[int] = ..., down: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("daemon_version", "contract_version", "pid", "uptime_s", "home", "listeners", "counters", "scopes", "subscribers", "log_end", "log_applied", "trainer", "ready", "not_ready", "disk_free", "log_start", "damages", "producers", "produced")
+    __slots__ = ("daemon_version", "contract_version", "pid", "uptime_s", "home", "listeners", "counters", "scopes", "subscribers", "log_end", "log_applied", "trainer", "ready", "not_ready", "disk_free", "log_start", "damages", "producers", "produced", "stages", "all_killed", "reward_alarms")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,9 @@ class StatusResponse(_message.Message):
     DAMAGES_FIELD_NUMBER: _ClassVar[int]
     PRODUCERS_FIELD_NUMBER: _ClassVar[int]
     PRODUCED_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ALL_KILLED_FIELD_NUMBER: _ClassVar[int]
+    REWARD_ALARMS_FIELD_NUMBER: _ClassVar[int]
     daemon_version: str
     contract_version: int
     pid: int
@@ -91,7 +94,10 @@ class StatusResponse(_message.Message):
     damages: _containers.RepeatedCompositeFieldContainer[Damage]
     producers: _containers.RepeatedCompositeFieldContainer[ProducerStatus]
     produced: _containers.ScalarMap[str, int]
-    def __init__(self, daemon_version: _Optional[str] = ..., contract_version: _Optional[int] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., home: _Optional[str] = ..., listeners: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scopes: _Optional[_Iterable[_Union[ScopeStatus, _Mapping]]] = ..., subscribers: _Optional[int] = ..., log_end: _Optional[int] = ..., log_applied: _Optional[int] = ..., trainer: _Optional[str] = ..., ready: bool = ..., not_ready: _Optional[str] = ..., disk_free: _Optional[int] = ..., log_start: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[ProducerStatus, _Mapping]]] = ..., produced: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[_common_pb2.AgentStage]
+    all_killed: bool
+    reward_alarms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, daemon_version: _Optional[str] = ..., contract_version: _Optional[int] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., home: _Optional[str] = ..., listeners: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scopes: _Optional[_Iterable[_Union[ScopeStatus, _Mapping]]] = ..., subscribers: _Optional[int] = ..., log_end: _Optional[int] = ..., log_applied: _Optional[int] = ..., trainer: _Optional[str] = ..., ready: bool = ..., not_ready: _Optional[str] = ..., disk_free: _Optional[int] = ..., log_start: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[ProducerStatus, _Mapping]]] = ..., produced: _Optional[_Mapping[str, int]] = ..., stages: _Optional[_Iterable[_Union[_common_pb2.AgentStage, _Mapping]]] = ..., all_killed: bool = ..., reward_alarms: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Damage(_message.Message):
     __slots__ = ("path", "reason", "lost_bytes", "time_unix_nano")

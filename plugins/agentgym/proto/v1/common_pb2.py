@@ -24,23 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/common.proto\x12\x0b\x61gentgym.v1\"B\n\x05Scope\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_schema\x18\x03 \x01(\r\"W\n\x04Tool\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t*`\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_OBSERVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_ADVISE\x10\x03\x12\x0e\n\nMODE_STEER\x10\x04*\x85\x01\n\nAssignment\x12\x1a\n\x16\x41SSIGNMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41SSIGNMENT_POLICY\x10\x01\x12\x16\n\x12\x41SSIGNMENT_CONTROL\x10\x02\x12\x15\n\x11\x41SSIGNMENT_SHADOW\x10\x03\x12\x15\n\x11\x41SSIGNMENT_PINNED\x10\x04*\xa0\x01\n\x08\x46\x61llback\x12\x11\n\rFALLBACK_NONE\x10\x00\x12\x16\n\x12\x46\x41LLBACK_NO_POLICY\x10\x01\x12\x12\n\x0e\x46\x41LLBACK_STALE\x10\x02\x12\x14\n\x10\x46\x41LLBACK_TIMEOUT\x10\x03\x12\x12\n\x0e\x46\x41LLBACK_ERROR\x10\x04\x12\x16\n\x12\x46\x41LLBACK_PROTECTED\x10\x05\x12\x13\n\x0f\x46\x41LLBACK_KILLED\x10\x06*e\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n\rSTAGE_OBSERVE\x10\x01\x12\x10\n\x0cSTAGE_SHADOW\x10\x02\x12\x10\n\x0cSTAGE_CANARY\x10\x03\x12\x0e\n\nSTAGE_LIVE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/common.proto\x12\x0b\x61gentgym.v1\"v\n\nAgentStage\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12!\n\x05stage\x18\x02 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x14\n\x0c\x63\x61nary_share\x18\x03 \x01(\x01\x12\x0e\n\x06killed\x18\x04 \x01(\x08\x12\x10\n\x08recorded\x18\x05 \x01(\x08\"B\n\x05Scope\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_schema\x18\x03 \x01(\r\"W\n\x04Tool\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t*`\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_OBSERVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_ADVISE\x10\x03\x12\x0e\n\nMODE_STEER\x10\x04*\x85\x01\n\nAssignment\x12\x1a\n\x16\x41SSIGNMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41SSIGNMENT_POLICY\x10\x01\x12\x16\n\x12\x41SSIGNMENT_CONTROL\x10\x02\x12\x15\n\x11\x41SSIGNMENT_SHADOW\x10\x03\x12\x15\n\x11\x41SSIGNMENT_PINNED\x10\x04*\xa0\x01\n\x08\x46\x61llback\x12\x11\n\rFALLBACK_NONE\x10\x00\x12\x16\n\x12\x46\x41LLBACK_NO_POLICY\x10\x01\x12\x12\n\x0e\x46\x41LLBACK_STALE\x10\x02\x12\x14\n\x10\x46\x41LLBACK_TIMEOUT\x10\x03\x12\x12\n\x0e\x46\x41LLBACK_ERROR\x10\x04\x12\x16\n\x12\x46\x41LLBACK_PROTECTED\x10\x05\x12\x13\n\x0f\x46\x41LLBACK_KILLED\x10\x06*e\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n\rSTAGE_OBSERVE\x10\x01\x12\x10\n\x0cSTAGE_SHADOW\x10\x02\x12\x10\n\x0cSTAGE_CANARY\x10\x03\x12\x0e\n\nSTAGE_LIVE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentgym.proto.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=204
-  _globals['_MODE']._serialized_end=300
-  _globals['_ASSIGNMENT']._serialized_start=303
-  _globals['_ASSIGNMENT']._serialized_end=436
-  _globals['_FALLBACK']._serialized_start=439
-  _globals['_FALLBACK']._serialized_end=599
-  _globals['_STAGE']._serialized_start=601
-  _globals['_STAGE']._serialized_end=702
-  _globals['_SCOPE']._serialized_start=47
-  _globals['_SCOPE']._serialized_end=113
-  _globals['_TOOL']._serialized_start=115
-  _globals['_TOOL']._serialized_end=202
+  _globals['_MODE']._serialized_start=324
+  _globals['_MODE']._serialized_end=420
+  _globals['_ASSIGNMENT']._serialized_start=423
+  _globals['_ASSIGNMENT']._serialized_end=556
+  _globals['_FALLBACK']._serialized_start=559
+  _globals['_FALLBACK']._serialized_end=719
+  _globals['_STAGE']._serialized_start=721
+  _globals['_STAGE']._serialized_end=822
+  _globals['_AGENTSTAGE']._serialized_start=47
+  _globals['_AGENTSTAGE']._serialized_end=165
+  _globals['_SCOPE']._serialized_start=167
+  _globals['_SCOPE']._serialized_end=233
+  _globals['_TOOL']._serialized_start=235
+  _globals['_TOOL']._serialized_end=322
 # @@protoc_insertion_point(module_scope)

@@ -1,7 +1,7 @@
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -60,6 +60,20 @@ STAGE_OBSERVE: Stage
 STAGE_SHADOW: Stage
 STAGE_CANARY: Stage
 STAGE_LIVE: Stage
+
+class AgentStage(_message.Message):
+    __slots__ = ("agent", "stage", "canary_share", "killed", "recorded")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    KILLED_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    stage: Stage
+    canary_share: float
+    killed: bool
+    recorded: bool
+    def __init__(self, agent: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., canary_share: _Optional[float] = ..., killed: bool = ..., recorded: bool = ...) -> None: ...
 
 class Scope(_message.Message):
     __slots__ = ("agent", "agent_name", "feature_schema")

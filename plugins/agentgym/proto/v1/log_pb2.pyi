@@ -11,12 +11,13 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("received_unix_nano", "producer_id", "sequence", "expired", "audit", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
+    __slots__ = ("received_unix_nano", "producer_id", "sequence", "expired", "audit", "no_rewards", "otlp_traces", "decisions", "catalogue", "reward", "revocation", "closure", "policy", "change", "training", "retention")
     RECEIVED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EXPIRED_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    NO_REWARDS_FIELD_NUMBER: _ClassVar[int]
     OTLP_TRACES_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +33,7 @@ class LogRecord(_message.Message):
     sequence: int
     expired: _containers.RepeatedScalarFieldContainer[bytes]
     audit: Audit
+    no_rewards: bool
     otlp_traces: bytes
     decisions: bytes
     catalogue: _catalogue_pb2.PutRequest
@@ -42,7 +44,7 @@ class LogRecord(_message.Message):
     change: PolicyChange
     training: TrainingRun
     retention: Retention
-    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expired: _Optional[_Iterable[bytes]] = ..., audit: _Optional[_Union[Audit, _Mapping]] = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
+    def __init__(self, received_unix_nano: _Optional[int] = ..., producer_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expired: _Optional[_Iterable[bytes]] = ..., audit: _Optional[_Union[Audit, _Mapping]] = ..., no_rewards: bool = ..., otlp_traces: _Optional[bytes] = ..., decisions: _Optional[bytes] = ..., catalogue: _Optional[_Union[_catalogue_pb2.PutRequest, _Mapping]] = ..., reward: _Optional[_Union[RewardFact, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., closure: _Optional[_Union[Closure, _Mapping]] = ..., policy: _Optional[_Union[_policy_pb2.PolicyVersion, _Mapping]] = ..., change: _Optional[_Union[PolicyChange, _Mapping]] = ..., training: _Optional[_Union[TrainingRun, _Mapping]] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class RewardFact(_message.Message):
     __slots__ = ("reward_id", "reward")
@@ -86,6 +88,8 @@ class PolicyChange(_message.Message):
         KIND_ALIAS: _ClassVar[PolicyChange.Kind]
         KIND_PRUNE: _ClassVar[PolicyChange.Kind]
         KIND_IMPORT: _ClassVar[PolicyChange.Kind]
+        KIND_SETTINGS: _ClassVar[PolicyChange.Kind]
+        KIND_KEY: _ClassVar[PolicyChange.Kind]
     KIND_UNSPECIFIED: PolicyChange.Kind
     KIND_PROMOTE: PolicyChange.Kind
     KIND_ROLLBACK: PolicyChange.Kind
@@ -100,6 +104,8 @@ class PolicyChange(_message.Message):
     KIND_ALIAS: PolicyChange.Kind
     KIND_PRUNE: PolicyChange.Kind
     KIND_IMPORT: PolicyChange.Kind
+    KIND_SETTINGS: PolicyChange.Kind
+    KIND_KEY: PolicyChange.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubscribeRequest(_message.Message):
-    __slots__ = ("contract_version", "plugin_version", "agent", "producer_id")
+    __slots__ = ("contract_version", "plugin_version", "agent", "producer_id", "signed")
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
     contract_version: int
     plugin_version: str
     agent: str
     producer_id: bytes
-    def __init__(self, contract_version: _Optional[int] = ..., plugin_version: _Optional[str] = ..., agent: _Optional[str] = ..., producer_id: _Optional[bytes] = ...) -> None: ...
+    signed: bool
+    def __init__(self, contract_version: _Optional[int] = ..., plugin_version: _Optional[str] = ..., agent: _Optional[str] = ..., producer_id: _Optional[bytes] = ..., signed: bool = ...) -> None: ...
 
 class Steering(_message.Message):
     __slots__ = ("control_share", "temperature", "floor", "defer_floor", "top_k", "stale_after_s", "killed", "stage", "canary_share")
@@ -167,3 +169,57 @@ class ChangeResponse(_message.Message):
     version: str
     previous: str
     def __init__(self, version: _Optional[str] = ..., previous: _Optional[str] = ...) -> None: ...
+
+class SetStageRequest(_message.Message):
+    __slots__ = ("agent", "stage", "step", "canary_share", "reason", "unseen")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    stage: _common_pb2.Stage
+    step: int
+    canary_share: float
+    reason: str
+    unseen: bool
+    def __init__(self, agent: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., step: _Optional[int] = ..., canary_share: _Optional[float] = ..., reason: _Optional[str] = ..., unseen: bool = ...) -> None: ...
+
+class ListStagesRequest(_message.Message):
+    __slots__ = ("agent",)
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    def __init__(self, agent: _Optional[str] = ...) -> None: ...
+
+class ListStagesResponse(_message.Message):
+    __slots__ = ("stages", "all_killed")
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ALL_KILLED_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[_common_pb2.AgentStage]
+    all_killed: bool
+    def __init__(self, stages: _Optional[_Iterable[_Union[_common_pb2.AgentStage, _Mapping]]] = ..., all_killed: bool = ...) -> None: ...
+
+class KillRequest(_message.Message):
+    __slots__ = ("agent", "revive", "reason")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    REVIVE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    revive: bool
+    reason: str
+    def __init__(self, agent: _Optional[str] = ..., revive: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class StageResponse(_message.Message):
+    __slots__ = ("now", "before", "seen", "killed", "all_killed")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    KILLED_FIELD_NUMBER: _ClassVar[int]
+    ALL_KILLED_FIELD_NUMBER: _ClassVar[int]
+    now: _common_pb2.AgentStage
+    before: _common_pb2.AgentStage
+    seen: bool
+    killed: _containers.RepeatedScalarFieldContainer[str]
+    all_killed: bool
+    def __init__(self, now: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., before: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., seen: bool = ..., killed: _Optional[_Iterable[str]] = ..., all_killed: bool = ...) -> None: ...

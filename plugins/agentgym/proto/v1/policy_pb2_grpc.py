@@ -37,7 +37,7 @@ class PolicyServiceStub(object):
         self.Subscribe = channel.unary_stream(
                 '/agentgym.v1.PolicyService/Subscribe',
                 request_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SubscribeRequest.SerializeToString,
-                response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.PolicyUpdate.FromString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SignedUpdate.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
                 '/agentgym.v1.PolicyService/Get',
@@ -63,6 +63,21 @@ class PolicyServiceStub(object):
                 '/agentgym.v1.PolicyService/Pin',
                 request_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.PinRequest.SerializeToString,
                 response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.SetStage = channel.unary_unary(
+                '/agentgym.v1.PolicyService/SetStage',
+                request_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SetStageRequest.SerializeToString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.FromString,
+                _registered_method=True)
+        self.ListStages = channel.unary_unary(
+                '/agentgym.v1.PolicyService/ListStages',
+                request_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesRequest.SerializeToString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesResponse.FromString,
+                _registered_method=True)
+        self.Kill = channel.unary_unary(
+                '/agentgym.v1.PolicyService/Kill',
+                request_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.KillRequest.SerializeToString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.FromString,
                 _registered_method=True)
 
 
@@ -105,13 +120,31 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetStage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Kill(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Subscribe': grpc.unary_stream_rpc_method_handler(
                     servicer.Subscribe,
                     request_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SubscribeRequest.FromString,
-                    response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.PolicyUpdate.SerializeToString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SignedUpdate.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -137,6 +170,21 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Pin,
                     request_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.PinRequest.FromString,
                     response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ChangeResponse.SerializeToString,
+            ),
+            'SetStage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStage,
+                    request_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.SetStageRequest.FromString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.SerializeToString,
+            ),
+            'ListStages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStages,
+                    request_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesRequest.FromString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesResponse.SerializeToString,
+            ),
+            'Kill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Kill,
+                    request_deserializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.KillRequest.FromString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -165,7 +213,7 @@ class PolicyService(object):
             target,
             '/agentgym.v1.PolicyService/Subscribe',
             agentgym_dot_proto_dot_v1_dot_policy__pb2.SubscribeRequest.SerializeToString,
-            agentgym_dot_proto_dot_v1_dot_policy__pb2.PolicyUpdate.FromString,
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.SignedUpdate.FromString,
             options,
             channel_credentials,
             insecure,
@@ -301,6 +349,87 @@ class PolicyService(object):
             '/agentgym.v1.PolicyService/Pin',
             agentgym_dot_proto_dot_v1_dot_policy__pb2.PinRequest.SerializeToString,
             agentgym_dot_proto_dot_v1_dot_policy__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentgym.v1.PolicyService/SetStage',
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.SetStageRequest.SerializeToString,
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentgym.v1.PolicyService/ListStages',
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesRequest.SerializeToString,
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.ListStagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Kill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentgym.v1.PolicyService/Kill',
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.KillRequest.SerializeToString,
+            agentgym_dot_proto_dot_v1_dot_policy__pb2.StageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/reward.proto\x12\x0b\x61gentgym.v1\"\xb6\x01\n\x06Reward\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x08 \x01(\x06\x12\x0b\n\x03\x61ll\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\"5\n\rReportRequest\x12$\n\x07rewards\x18\x01 \x03(\x0b\x32\x13.agentgym.v1.Reward\"i\n\x0cReportResult\x12\x16\n\x0etrajectory_ids\x18\x01 \x03(\x0c\x12\x11\n\treward_id\x18\x02 \x01(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\"<\n\x0eReportResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.agentgym.v1.ReportResult\"2\n\rRevokeRequest\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x0eRevokeResponse\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x32\x95\x01\n\rRewardService\x12\x41\n\x06Report\x12\x1a.agentgym.v1.ReportRequest\x1a\x1b.agentgym.v1.ReportResponse\x12\x41\n\x06Revoke\x12\x1a.agentgym.v1.RevokeRequest\x1a\x1b.agentgym.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/reward.proto\x12\x0b\x61gentgym.v1\"\xde\x01\n\x06Reward\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x08 \x01(\x06\x12\x0b\n\x03\x61ll\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t\x12\x17\n\x0fprovenance_json\x18\x0c \x01(\t\"5\n\rReportRequest\x12$\n\x07rewards\x18\x01 \x03(\x0b\x32\x13.agentgym.v1.Reward\"i\n\x0cReportResult\x12\x16\n\x0etrajectory_ids\x18\x01 \x03(\x0c\x12\x11\n\treward_id\x18\x02 \x01(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\"<\n\x0eReportResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.agentgym.v1.ReportResult\"2\n\rRevokeRequest\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x0eRevokeResponse\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\">\n\x12ShowRewardsRequest\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x11\n\treward_id\x18\x02 \x01(\t\"\x93\x01\n\x0bShownReward\x12#\n\x06reward\x18\x01 \x01(\x0b\x32\x13.agentgym.v1.Reward\x12\x11\n\treward_id\x18\x02 \x01(\t\x12\x1a\n\x12received_unix_nano\x18\x03 \x01(\x06\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12\r\n\x05share\x18\x05 \x01(\x01\x12\x10\n\x08standing\x18\x06 \x01(\t\"S\n\tTrainedIn\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x03 \x01(\x06\x12\x0c\n\x04part\x18\x04 \x01(\t\"\xa8\x02\n\x13ShowRewardsResponse\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12)\n\x07rewards\x18\x04 \x03(\x0b\x32\x18.agentgym.v1.ShownReward\x12\x13\n\x0b\x61ggregation\x18\x05 \x01(\t\x12\x14\n\x07outcome\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04\x63ost\x18\x07 \x01(\x01\x12\x1c\n\x0ftraining_reward\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\x12*\n\ntrained_in\x18\n \x03(\x0b\x32\x16.agentgym.v1.TrainedInB\n\n\x08_outcomeB\x12\n\x10_training_reward\"%\n\x14RewardSourcesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\xd1\x01\n\x0cRewardSource\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07rewards\x18\x03 \x01(\x04\x12\x0f\n\x07revoked\x18\x04 \x01(\x04\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\x13\n\x0bshare_given\x18\x06 \x01(\x01\x12\x15\n\rshare_trained\x18\x07 \x01(\x01\x12\x0e\n\x06\x63\x61pped\x18\x08 \x01(\x08\x12\x0e\n\x06weight\x18\t \x01(\x01\x12\x16\n\x0elast_unix_nano\x18\n \x01(\x06\x12\x0e\n\x06\x61larms\x18\x0b \x03(\t\"C\n\x15RewardSourcesResponse\x12*\n\x07sources\x18\x01 \x03(\x0b\x32\x19.agentgym.v1.RewardSource2\xb2\x02\n\rRewardService\x12\x41\n\x06Report\x12\x1a.agentgym.v1.ReportRequest\x1a\x1b.agentgym.v1.ReportResponse\x12\x41\n\x06Revoke\x12\x1a.agentgym.v1.RevokeRequest\x1a\x1b.agentgym.v1.RevokeResponse\x12I\n\x04Show\x12\x1f.agentgym.v1.ShowRewardsRequest\x1a .agentgym.v1.ShowRewardsResponse\x12P\n\x07Sources\x12!.agentgym.v1.RewardSourcesRequest\x1a\".agentgym.v1.RewardSourcesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentgym.proto.v1.reward_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REWARD']._serialized_start=48
-  _globals['_REWARD']._serialized_end=230
-  _globals['_REPORTREQUEST']._serialized_start=232
-  _globals['_REPORTREQUEST']._serialized_end=285
-  _globals['_REPORTRESULT']._serialized_start=287
-  _globals['_REPORTRESULT']._serialized_end=392
-  _globals['_REPORTRESPONSE']._serialized_start=394
-  _globals['_REPORTRESPONSE']._serialized_end=454
-  _globals['_REVOKEREQUEST']._serialized_start=456
-  _globals['_REVOKEREQUEST']._serialized_end=506
-  _globals['_REVOKERESPONSE']._serialized_start=508
-  _globals['_REVOKERESPONSE']._serialized_end=547
-  _globals['_REWARDSERVICE']._serialized_start=550
-  _globals['_REWARDSERVICE']._serialized_end=699
+  _globals['_REWARD']._serialized_end=270
+  _globals['_REPORTREQUEST']._serialized_start=272
+  _globals['_REPORTREQUEST']._serialized_end=325
+  _globals['_REPORTRESULT']._serialized_start=327
+  _globals['_REPORTRESULT']._serialized_end=432
+  _globals['_REPORTRESPONSE']._serialized_start=434
+  _globals['_REPORTRESPONSE']._serialized_end=494
+  _globals['_REVOKEREQUEST']._serialized_start=496
+  _globals['_REVOKEREQUEST']._serialized_end=546
+  _globals['_REVOKERESPONSE']._serialized_start=548
+  _globals['_REVOKERESPONSE']._serialized_end=587
+  _globals['_SHOWREWARDSREQUEST']._serialized_start=589
+  _globals['_SHOWREWARDSREQUEST']._serialized_end=651
+  _globals['_SHOWNREWARD']._serialized_start=654
+  _globals['_SHOWNREWARD']._serialized_end=801
+  _globals['_TRAINEDIN']._serialized_start=803
+  _globals['_TRAINEDIN']._serialized_end=886
+  _globals['_SHOWREWARDSRESPONSE']._serialized_start=889
+  _globals['_SHOWREWARDSRESPONSE']._serialized_end=1185
+  _globals['_REWARDSOURCESREQUEST']._serialized_start=1187
+  _globals['_REWARDSOURCESREQUEST']._serialized_end=1224
+  _globals['_REWARDSOURCE']._serialized_start=1227
+  _globals['_REWARDSOURCE']._serialized_end=1436
+  _globals['_REWARDSOURCESRESPONSE']._serialized_start=1438
+  _globals['_REWARDSOURCESRESPONSE']._serialized_end=1505
+  _globals['_REWARDSERVICE']._serialized_start=1508
+  _globals['_REWARDSERVICE']._serialized_end=1814
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,16 @@ class RewardServiceStub(object):
                 request_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.Show = channel.unary_unary(
+                '/agentgym.v1.RewardService/Show',
+                request_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsRequest.SerializeToString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsResponse.FromString,
+                _registered_method=True)
+        self.Sources = channel.unary_unary(
+                '/agentgym.v1.RewardService/Sources',
+                request_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesRequest.SerializeToString,
+                response_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesResponse.FromString,
+                _registered_method=True)
 
 
 class RewardServiceServicer(object):
@@ -61,6 +71,18 @@ class RewardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Show(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sources(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +95,16 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeRequest.FromString,
                     response_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeResponse.SerializeToString,
+            ),
+            'Show': grpc.unary_unary_rpc_method_handler(
+                    servicer.Show,
+                    request_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsRequest.FromString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsResponse.SerializeToString,
+            ),
+            'Sources': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sources,
+                    request_deserializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesRequest.FromString,
+                    response_serializer=agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +161,60 @@ class RewardService(object):
             '/agentgym.v1.RewardService/Revoke',
             agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeRequest.SerializeToString,
             agentgym_dot_proto_dot_v1_dot_reward__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Show(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentgym.v1.RewardService/Show',
+            agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsRequest.SerializeToString,
+            agentgym_dot_proto_dot_v1_dot_reward__pb2.ShowRewardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentgym.v1.RewardService/Sources',
+            agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesRequest.SerializeToString,
+            agentgym_dot_proto_dot_v1_dot_reward__pb2.RewardSourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

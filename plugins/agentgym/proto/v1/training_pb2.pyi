@@ -34,17 +34,21 @@ class TrainingCall(_message.Message):
     def __init__(self, decision_id: _Optional[bytes] = ..., tool: _Optional[str] = ..., error: bool = ...) -> None: ...
 
 class TrainingTrajectory(_message.Message):
-    __slots__ = ("trajectory_id", "reward", "closed_unix_nano", "decisions", "features", "calls")
+    __slots__ = ("trajectory_id", "reward", "closed_unix_nano", "decisions", "features", "calls", "weight", "outcome")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     CLOSED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: bytes
     reward: float
     closed_unix_nano: int
     decisions: _containers.RepeatedCompositeFieldContainer[_decision_pb2.DecisionRecord]
     features: _containers.RepeatedCompositeFieldContainer[_decision_pb2.TaskFeatures]
     calls: _containers.RepeatedCompositeFieldContainer[TrainingCall]
-    def __init__(self, trajectory_id: _Optional[bytes] = ..., reward: _Optional[float] = ..., closed_unix_nano: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[_decision_pb2.DecisionRecord, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[_decision_pb2.TaskFeatures, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[TrainingCall, _Mapping]]] = ...) -> None: ...
+    weight: float
+    outcome: float
+    def __init__(self, trajectory_id: _Optional[bytes] = ..., reward: _Optional[float] = ..., closed_unix_nano: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[_decision_pb2.DecisionRecord, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[_decision_pb2.TaskFeatures, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[TrainingCall, _Mapping]]] = ..., weight: _Optional[float] = ..., outcome: _Optional[float] = ...) -> None: ...
