@@ -28,35 +28,43 @@ _LEAST_SPREAD = 1e-6
 _PRIOR_RUNS = 5.0  # how many runs the assumption "an error spoils the run" is worth
 
 
-def advantages(rewards: Floats) -> Floats:
+def advantages(rewards: Floats, weights: Floats | None = None) -> Floats:
     """A = (R - mean R) / std R over the batch (Flow-GRPO, arXiv 2510.05592, Eq. 7).
 
     Their mean and std are over a group of rollouts of one task. Live traffic runs a task once, so
-    the batch stands in for the group.
+    the batch stands in for the group, each run with its weight.
     """
-    spread = float(rewards.std()) if len(rewards) else 0.0
+    weights = np.ones(len(rewards)) if weights is None else weights
+    total = float(weights.sum())
+    if total <= 0.0:
+        return np.zeros(len(rewards))
+    mean = float((weights * rewards).sum()) / total
+    spread = float((weights * (rewards - mean) ** 2).sum() / total) ** 0.5
     if spread < _LEAST_SPREAD:
         return np.zeros(len(rewards))
-    out: Floats = (rewards - rewards.mean()) / spread
+    out: Floats = (rewards - mean) / spread
     return out
 
 
 def tolerance(trajectories: Sequence[Trajectory], settings: LearningSettings) -> float:
     """tau: how often a run succeeds in spite of a visible error, beyond false successes."""
-    rewards = [t.reward for t in trajectories if t.reward is not None and t.failed_visibly]
+    rewards = [
+        (t.reward, t.weight) for t in trajectories if t.reward is not None and t.failed_visibly
+    ]
+    runs = sum(weight for _, weight in rewards)
     honest = 1.0 - settings.false_success - settings.false_failure
-    excess = sum(rewards) - settings.false_success * len(rewards)
+    excess = sum(weight * reward for reward, weight in rewards) - settings.false_success * runs
     # Two standard deviations of chance: false successes alone must not read as tolerance.
-    noise = 2.0 * (len(rewards) * settings.false_success * (1 - settings.false_success)) ** 0.5
-    share = (excess - noise) / (honest * (len(rewards) + _PRIOR_RUNS))
+    noise = 2.0 * (runs * settings.false_success * (1 - settings.false_success)) ** 0.5
+    share = (excess - noise) / (honest * (runs + _PRIOR_RUNS))
     return float(np.clip(share, 0.0, 1.0))
 
 
 def visible_share(trajectories: Sequence[Trajectory]) -> float:
     """v: the share of runs with a visible error among those that failed or had one."""
     runs = [t for t in trajectories if t.reward is not None]
-    visible = sum(t.failed_visibly for t in runs)
-    spoilt = sum(t.failed_visibly or (t.reward or 0.0) < 0.5 for t in runs)
+    visible = sum(t.weight * t.failed_visibly for t in runs)
+    spoilt = sum(t.weight * (t.failed_visibly or not t.went_well) for t in runs)
     return visible / (spoilt + _PRIOR_RUNS)
 
 

@@ -27,6 +27,7 @@ _LENGTH = struct.Struct("<I")
 _ACTING_MODES = (common_pb2.MODE_ADVISE, common_pb2.MODE_STEER)
 # Plain numbers and a table: a comparison with an enum costs more than all else of a step.
 _POLICY, _PINNED = int(Assignment.POLICY), int(Assignment.PINNED)
+_CONTROL = int(Assignment.CONTROL)
 _NO_FALLBACK = int(Fallback.NONE)
 _DEFER, _FORCE = int(ArmKind.DEFER), int(ArmKind.FORCE)
 _ACTS = frozenset((_FORCE, int(ArmKind.SHOW)))
@@ -53,6 +54,8 @@ class GradientArm:
     floor: float
     defer_floor: float
     version: str
+    top_k: int = 5
+    best: int = 0  # the arm with the highest score
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,19 @@ class Trajectory:
     steps: tuple[Step, ...]
     unscored: int  # steps that acted but cannot be scored: no features, or an unknown tool
     closed_unix_nano: int = 0
+    control: bool = False  # drawn into the control group
+    weight: float = 1.0  # of its reward, in [0, 1]
+    outcome: float | None = None  # the reward before its cost; None: the same
+
+    @property
+    def judged(self) -> float | None:
+        """How the run turned out, whatever it cost; None = not rewarded."""
+        return self.reward if self.outcome is None else self.outcome
+
+    @property
+    def went_well(self) -> bool:
+        """Whether it was rewarded as a success, whatever it cost."""
+        return self.judged is not None and self.judged >= 0.5
 
     @property
     def failed_visibly(self) -> bool:
@@ -190,7 +206,7 @@ def _gradient(
     )
     if not sampled:
         return None
-    kinds, tools_of, _, probabilities = zip(*arms, strict=True)
+    kinds, tools_of, scores, probabilities = zip(*arms, strict=True)
     sound = (
         kinds[0] == _DEFER
         and _ACTS.issuperset(kinds[1:])
@@ -208,7 +224,17 @@ def _gradient(
     support = tuple(
         [_act(kind, tuple([columns[tool] for tool in tools])) for kind, tools, _, _ in arms]
     )
-    return GradientArm(support, arm, propensity, temperature, floor, defer_floor, version)
+    return GradientArm(
+        support,
+        arm,
+        propensity,
+        temperature,
+        floor,
+        defer_floor,
+        version,
+        top_k=record.top_k,
+        best=max(range(n), key=scores.__getitem__),
+    )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -314,7 +340,14 @@ class _Reader:
                 steps.append(step)
         reward = message.reward if message.HasField("reward") else None
         return Trajectory(
-            message.trajectory_id, reward, tuple(steps), unscored, message.closed_unix_nano
+            message.trajectory_id,
+            reward,
+            tuple(steps),
+            unscored,
+            message.closed_unix_nano,
+            control=any(record.assignment == _CONTROL for record in message.decisions),
+            weight=message.weight if message.HasField("weight") else 1.0,
+            outcome=message.outcome if message.HasField("outcome") else None,
         )
 
     def _step(

@@ -32,11 +32,14 @@ def log_product(
     return first_B.index_add(0, owner_N, torch.where(wrong_N, 0.0, log_right_N))
 
 
-def outcome_loss(log_product_B: Tensor, reward_B: Tensor, settings: LearningSettings) -> Tensor:
-    """-R log P(R = 1) - (1 - R) log P(R = 0) with P(R = 1) = f_s + c exp(log_product), summed."""
+def outcome_loss(
+    log_product_B: Tensor, reward_B: Tensor, weight_B: Tensor, settings: LearningSettings
+) -> Tensor:
+    """w (-R log P(R = 1) - (1 - R) log P(R = 0)), P(R = 1) = f_s + c exp(log_product), summed."""
     honest = 1.0 - settings.false_success - settings.false_failure
     success = settings.false_success + honest * log_product_B.exp()
-    return -(reward_B * success.log() + (1 - reward_B) * torch.log1p(-success)).sum()
+    loss_B = reward_B * success.log() + (1 - reward_B) * torch.log1p(-success)
+    return -(weight_B * loss_B).sum()
 
 
 def error_loss(log_right: Tensor, failed: Tensor, settings: LearningSettings) -> Tensor:

@@ -47,6 +47,8 @@ class Problem:
         rewarded = np.array([t.reward is not None for t in trajectories], np.bool_)
         rewards = np.array([t.reward or 0.0 for t in trajectories])
         self._rewarded, self._rewards = torch.from_numpy(rewarded), _number(rewards)
+        weights = np.array([t.weight for t in trajectories])
+        self._weights = _number(weights)
         self.tolerance = credit.tolerance(trajectories, settings)
         self.visible = credit.visible_share(trajectories) * settings.quiet_evidence
         acted = 1.0 - arrays.action[:, -1]  # a RESPOND cannot fail visibly
@@ -77,7 +79,7 @@ class Problem:
         self._propensity = _number(arms.propensity)
         self._position = np.full(self.size, -1, np.int64)
         self._position[arms.step] = np.arange(len(chosen))
-        advantage, weight = self._broadcast(rewards)
+        advantage, weight = self._broadcast(rewards, weights)
         self._advantage, self._weight = _number(advantage), _number(weight)
 
     def _known_factors(self, trajectories: Sequence[Trajectory]) -> Floats:
@@ -91,13 +93,13 @@ class Problem:
             ]
         )
 
-    def _broadcast(self, rewards: Floats) -> tuple[Floats, Floats]:
-        """One advantage per trajectory for each of its T decided steps, with the weight 1 / T."""
+    def _broadcast(self, rewards: Floats, weights: Floats) -> tuple[Floats, Floats]:
+        """One advantage per trajectory for each of its T decided steps, with the weight w / T."""
         owners, inverse, decided = np.unique(
             self._owner[self._arm_step], return_inverse=True, return_counts=True
         )
-        advantage = credit.advantages(rewards[owners])
-        return advantage[inverse], (1.0 / decided)[inverse]
+        advantage = credit.advantages(rewards[owners], weights[owners])
+        return advantage[inverse], (weights[owners] / decided)[inverse]
 
     def replay_only(self) -> None:
         """Leaves the policy gradient out."""
@@ -143,7 +145,7 @@ class Problem:
         return total / len(trajectories)
 
     def _replay(self, estimates: Estimates, row: Tensor, run: Tensor, owner: Tensor) -> Tensor:
-        wrong, rewarded = self._wrong[row], self._rewarded[run]
+        wrong, rewarded, weight = self._wrong[row], self._rewarded[run], self._weights[run]
         log_action = losses.log_action(estimates.log_right, self._action[row])
         # Whether a call without an error is evidence at all, only rewards tell.
         visible = self._visible[row] * rewarded[owner]
@@ -151,7 +153,7 @@ class Problem:
         log_right = log_action - log_quiet
         log_product = losses.log_product(log_right, wrong, owner, first_B=self._known[run])
         outcome = losses.outcome_loss(
-            log_product[rewarded], self._rewards[run][rewarded], self._settings
+            log_product[rewarded], self._rewards[run][rewarded], weight[rewarded], self._settings
         )
         errors = losses.error_loss(estimates.log_right, self._failed[row], self._settings)
         target = credit.posterior_right(
@@ -160,7 +162,8 @@ class Problem:
             self._rewards[run][owner].numpy(),
             self._settings,
         )
-        labelled = self._alone[row] & (rewarded[owner] | wrong)
+        # A visible error is seen, not said: whoever judged the run, it counts in full.
+        labelled = torch.where(wrong, 1.0, weight[owner] * rewarded[owner]) * self._alone[row]
         defer = losses.defer_loss(
             estimates.alone_apart,
             torch.where(wrong, 0.0, _number(target)),
@@ -171,5 +174,6 @@ class Problem:
             self._action[row, -1] > 0,
             self._alone[row].to(_DTYPE),
         )
-        replay = outcome + errors + defer - log_quiet[~wrong].sum()
+        quiet = (weight[owner] * log_quiet)[~wrong].sum()
+        replay = outcome + errors + defer - quiet
         return replay + self._settings.stop_weight * stop

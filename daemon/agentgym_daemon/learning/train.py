@@ -70,6 +70,7 @@ class TrainReport:
     beta: float
     churn: dict[str, float] | None  # None: there is no incumbent
     stale: int = 0  # left out: they tell of tools what is not true at present
+    weight: float = 0.0  # of the rewarded ones, after the caps of their sources
 
     def plain(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -125,6 +126,7 @@ def train(
         loss_last=last,
         beta=beta,
         churn=None if change is None else asdict(change),
+        weight=sum(t.weight for t in kept if t.reward is not None),
     )
     return candidate, report
 

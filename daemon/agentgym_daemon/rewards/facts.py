@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 
 from agentgym.proto.v1 import log_pb2, reward_pb2
@@ -11,7 +12,10 @@ from agentgym_daemon.errors import InvalidRewardError
 DEFAULT_NAME = "outcome"
 DEFAULT_SOURCE = "user"
 TRAJECTORY_ID_BYTES = 16
+RESERVED_SOURCES = frozenset(("default", "evaluation", "function", "judge", "rules"))
+"""Sources of rewards that nobody can report: they say how the daemon came by them."""
 _MAX_TEXT = 1000
+_MAX_PROVENANCE = 4000
 
 
 def check(reward: reward_pb2.Reward) -> None:
@@ -38,8 +42,27 @@ def check(reward: reward_pb2.Reward) -> None:
     )
     if max(map(len, texts)) > _MAX_TEXT:
         raise InvalidRewardError(f"expected texts of at most {_MAX_TEXT} characters")
+    if reward.source in RESERVED_SOURCES:
+        raise InvalidRewardError(
+            f"source: {reward.source!r} is how the daemon names its own rewards; say who judged"
+        )
+    _check_provenance(reward.provenance_json)
     if reward.time_unix_nano > 2**63 - 1:
         raise InvalidRewardError(f"time_unix_nano: expected a time, got {reward.time_unix_nano}")
+
+
+def _check_provenance(text: str) -> None:
+    if not text:
+        return
+    try:
+        value = json.loads(text) if len(text) <= _MAX_PROVENANCE else None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRewardError(
+            f"provenance_json: expected a JSON object of at most {_MAX_PROVENANCE} characters, "
+            f"got {text[:80]!r}"
+        )
 
 
 def idempotency_key(reward: reward_pb2.Reward, trajectory_id: bytes, *, revoked: int = 0) -> str:

@@ -8,6 +8,7 @@ from agentgym_daemon.rewards.resolve import GivenReward, KeyMatch
 from agentgym_daemon.store import rewards, trajectories
 from agentgym_daemon.store.database import Store
 
+_UNGRADED_AT_ONCE = 10_000
 _LOOKS_TO_ALL = 60
 """Every so many looks for unrewarded trajectories go back to the first: a reward may have been
 taken back, and a clock may have been moved. The others go on from the last that found none."""
@@ -70,6 +71,19 @@ class StoreLookup:
         if not found:
             self._done_ns = before_ns
         return found
+
+    def stored(self, trajectory_id: bytes) -> trajectories.StoredTrajectory | None:
+        """A run with its contents."""
+        with self._store.reading() as cursor:
+            numbers = self._store.indexes.of_ids(cursor, [trajectory_id])
+            return trajectories.trajectory(cursor, trajectory_id, numbers=numbers)
+
+    def ungraded(self, source: str, since_ns: int) -> Sequence[bytes]:
+        """Runs that ended by themselves since then and have no reward of a source."""
+        with self._store.reading() as cursor:
+            return rewards.ungraded(
+                cursor, source=source, since_ns=since_ns, limit=_UNGRADED_AT_ONCE
+            )
 
 
 def _given(reward: rewards.StoredReward) -> GivenReward:

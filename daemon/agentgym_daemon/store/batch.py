@@ -181,7 +181,7 @@ class BatchWriter:
         fold = Fold(
             self._memory,
             cursor,
-            aggregation=self._store.aggregation,
+            rules=self._store.rules,
             rewarded_by_id=rewarded_by_id,
         )
         for decoded in batch:
@@ -190,8 +190,8 @@ class BatchWriter:
 
     def _rate_again(self) -> None:
         """Recomputes all rewards if the stored ones were aggregated by another rule."""
-        cursor, rule = self._store.writer, self._store.aggregation
-        if aggregation_of_rows(cursor) == rule:
+        cursor, rules = self._store.writer, self._store.rules
+        if aggregation_of_rows(cursor) == str(rules):
             return
         cursor.execute("BEGIN")
         rows = fetch(cursor, "SELECT DISTINCT trajectory_no FROM rewards ORDER BY ALL")
@@ -199,10 +199,10 @@ class BatchWriter:
         for first in range(0, len(numbers), _RATED_AT_ONCE):
             states = list(load(cursor, numbers[first : first + _RATED_AT_ONCE]))
             for state in states:
-                state.rate(rule)
+                state.rate(rules)
             _replace_summaries(cursor, states)
         rollups.recount(cursor, (rollups.RUN_MINUTES, rollups.SCOPE_TOTALS))
-        set_meta(cursor, "aggregation", rule)
+        set_meta(cursor, "aggregation", str(rules))
         cursor.execute("COMMIT")
 
 
@@ -221,7 +221,7 @@ def _fold_one(fold: Fold, decoded: _Decoded) -> None:
     received_ns = min(record.received_unix_nano, MAX_BIGINT)
     fold.producer(record, received_ns)
     if decoded.traces is not None:
-        fold.traces(decoded.traces, received_ns)
+        fold.traces(decoded.traces, received_ns, may_reward=not record.no_rewards)
         return
     if decoded.decisions is not None:
         fold.decisions_and_features(decoded.decisions, received_ns)

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import duckdb
 
 from agentgym_daemon.errors import ConfigError, StorageError
-from agentgym_daemon.store.aggregate import Aggregation
+from agentgym_daemon.store.aggregate import Aggregation, Rules
 from agentgym_daemon.store.indexes import Indexes
 from agentgym_daemon.store.migrations import BOOKKEEPING_TABLES, UnknownSchemaError, migrate
 
@@ -68,13 +68,20 @@ Cursor = duckdb.DuckDBPyConnection
 class Store:
     """An open database; `writer` belongs to one thread, `cursor()` is for all others."""
 
-    def __init__(self, path: Path, *, aggregation: Aggregation = "last") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        aggregation: Aggregation = "last",
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         if aggregation not in get_args(Aggregation):
             raise ConfigError(
                 f"reward_aggregation is {aggregation!r}, expected one of {get_args(Aggregation)}"
             )
         self.path = path
-        self.aggregation: Aggregation = aggregation
+        self.rules = Rules(aggregation, weights or {})
+        """By what the rewards of a trajectory become one."""
         self.quarantined: Path | None = None
         """Where the last damaged file was moved."""
         self.damage = ""
@@ -93,9 +100,15 @@ class Store:
         self._open()
 
     @classmethod
-    def open(cls, path: Path, *, aggregation: Aggregation = "last") -> Store:
+    def open(
+        cls,
+        path: Path,
+        *,
+        aggregation: Aggregation = "last",
+        weights: Mapping[str, float] | None = None,
+    ) -> Store:
         """Opens the file, or makes it; a damaged one is moved aside and the log fills a new one."""
-        return cls(path, aggregation=aggregation)
+        return cls(path, aggregation=aggregation, weights=weights)
 
     @property
     def writer(self) -> Cursor:

@@ -9,7 +9,8 @@ from typing import Any
 
 from agentgym.proto.v1 import catalogue_pb2, common_pb2, decision_pb2, log_pb2
 from agentgym_daemon.store import facts
-from agentgym_daemon.store.aggregate import Aggregation
+from agentgym_daemon.store.aggregate import Rules
+from agentgym_daemon.store.audit import write_audit
 from agentgym_daemon.store.database import Cursor
 from agentgym_daemon.store.expire import expire, take_receipt
 from agentgym_daemon.store.memory import Memory
@@ -39,7 +40,7 @@ class Fold:
         memory: Memory,
         cursor: Cursor,
         *,
-        aggregation: Aggregation,
+        rules: Rules,
         rewarded_by_id: dict[str, set[bytes]],
     ) -> None:
         self.memory = memory
@@ -62,7 +63,7 @@ class Fold:
         self._order: dict[bytes, int] = {}
         self._expired: frozenset[bytes] = frozenset()
         self._cursor = cursor
-        self._aggregation = aggregation
+        self._rules = rules
         self._rewarded_by_id = rewarded_by_id
 
     def begin(self, end: int, expired: Iterable[bytes] = ()) -> None:
@@ -84,11 +85,14 @@ class Fold:
             self.memory.producers[record.producer_id] = sequence
             self.producers[record.producer_id] = received_ns
 
-    def traces(self, decoded: DecodedTraces, received_ns: int) -> None:
-        """Spans, and rewards among their events."""
+    def traces(self, decoded: DecodedTraces, received_ns: int, *, may_reward: bool = True) -> None:
+        """Spans, and rewards among their events, if the sender may give any."""
         self.counts["spans_rejected"] += decoded.rejected
         for span in decoded.spans:
             self._span(span, received_ns)
+        if not may_reward:
+            self.counts["rewards_refused"] += len(decoded.evaluations)
+            return
         for position, evaluation in enumerate(decoded.evaluations):
             self._evaluation(evaluation, received_ns, position=position)
 
@@ -127,7 +131,7 @@ class Fold:
                 time_ns=evaluation.time_ns,
                 received_ns=received_ns,
                 revoked=False,
-                reason="",
+                reason=evaluation.reason,
             ),
             position=position,
         )
@@ -179,6 +183,7 @@ class Fold:
         self.counts["decisions"] += 1
         state.agent = state.agent or decision.scope.agent
         state.describe(decision.mode, decision.assignment, decision.policy_version)
+        state.killed = state.killed or decision.fallback == common_pb2.FALLBACK_KILLED
         scope = facts.scope_of(decision.scope)
         self._enter_scope(state, scope, decision.offered, received_ns)
         taken = (
@@ -255,6 +260,8 @@ class Fold:
                 received_ns=received_ns,
                 revoked=False,
                 reason=reward.reason,
+                actor=reward.actor,
+                provenance=reward.provenance_json,
             ),
         )
 
@@ -289,7 +296,7 @@ class Fold:
         self.counts["revocations" if found else "revocations_unknown"] += 1
 
     def _rate(self, state: TrajectoryState) -> None:
-        state.rate(self._aggregation)
+        state.rate(self._rules)
         self.rewarded[state.id] = None
 
     def closure(self, fact: log_pb2.Closure, received_ns: int) -> None:
@@ -316,6 +323,8 @@ class Fold:
                 self.counts["policies"] += 1
             case "change":
                 facts.write_change(self._cursor, record.change, no=no, received_ns=received_ns)
+                if record.HasField("audit"):
+                    write_audit(self._cursor, record)
                 self.counts["policy_changes"] += 1
             case "training":
                 facts.write_training(self._cursor, record.training, no=no, received_ns=received_ns)

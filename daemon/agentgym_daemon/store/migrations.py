@@ -270,6 +270,39 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "m004_reward_provenance",
+        # What evaluation events say of themselves is in the log alone: rows are derived again.
+        """
+        ALTER TABLE rewards ADD COLUMN actor VARCHAR DEFAULT '';
+        ALTER TABLE rewards ADD COLUMN provenance VARCHAR DEFAULT '';
+        DELETE FROM trajectories;
+        DELETE FROM spans;
+        DELETE FROM decisions;
+        DELETE FROM task_features;
+        DELETE FROM trajectory_scopes;
+        DELETE FROM rewards;
+        DELETE FROM tools;
+        DELETE FROM scope_tools;
+        DELETE FROM policies;
+        DELETE FROM policy_changes;
+        DELETE FROM live_policies;
+        DELETE FROM training_runs;
+        DELETE FROM producers;
+        DELETE FROM counters;
+        DELETE FROM audit;
+        DELETE FROM run_minutes;
+        DELETE FROM scope_totals;
+        DELETE FROM expired_totals;
+        DELETE FROM tool_minutes;
+        DELETE FROM meta WHERE key = 'applied_offset';
+        """,
+    ),
+    Migration(
+        "m005_killed",
+        # Nothing that was recorded before knew of a kill.
+        "ALTER TABLE trajectories ADD COLUMN killed BOOLEAN DEFAULT false;",
+    ),
 )
 
 BOOKKEEPING = """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agentgym.proto.v1 import common_pb2, log_pb2
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.facts import LIVE_KINDS
 from agentgym_daemon.store.rows import Scope
@@ -98,6 +100,64 @@ def policy_changes(cursor: Cursor, scope: Scope | None = None) -> list[StoredCha
         scope or (),
     )
     return [StoredChange(row[0], row[1], Scope(*row[2:5]), *row[5:]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveThen:
+    """What was live in a scope at some time, and the change that made it so."""
+
+    scope: Scope
+    version: str  # empty: none
+    pinned: bool
+    since_ns: int
+    actor: str
+    reason: str
+
+
+def live_at(cursor: Cursor, at_ns: int, *, agent: str = "") -> list[LiveThen]:
+    """What was live in every scope that had a change by then; an empty agent matches all."""
+    then: dict[Scope, LiveThen] = {}
+    for change in policy_changes(cursor):
+        if change.kind not in LIVE_KINDS or change.received_ns > at_ns:
+            continue
+        if agent in ("", change.scope.agent):
+            before = then.get(change.scope)
+            then[change.scope] = _followed(before, change)
+    return [then[scope] for scope in sorted(then)]
+
+
+def _followed(before: LiveThen | None, change: StoredChange) -> LiveThen:
+    pinned = change.kind == log_pb2.PolicyChange.KIND_PIN
+    if before is not None and before.version == change.version:
+        return replace(before, pinned=pinned)  # a pin of what is live, or its end
+    return LiveThen(
+        change.scope, change.version, pinned, change.received_ns, change.actor, change.reason
+    )
+
+
+def most_reliable(cursor: Cursor) -> set[str]:
+    """Per scope, the version under which most of the runs went well, by a cautious estimate."""
+    rows = fetch(
+        cursor,
+        "SELECT agent, agent_name, feature_schema, policy_version, sum(rewarded)::BIGINT, "
+        "sum(successes)::BIGINT FROM (FROM scope_totals UNION ALL FROM expired_totals) "
+        "WHERE assignment = ? AND policy_version <> '' GROUP BY ALL ORDER BY ALL",
+        [common_pb2.ASSIGNMENT_POLICY],
+    )
+    best: dict[Scope, tuple[float, str]] = {}
+    for agent, name, schema, version, rewarded, successes in rows:
+        if rewarded:
+            found = (_wilson(successes, rewarded), version)
+            scope = Scope(agent, name, schema)
+            best[scope] = max(best.get(scope, found), found)
+    return {version for _, version in best.values()}
+
+
+def _wilson(successes: int, n: int, z: float = 1.645) -> float:
+    """Lower bound of a share (Wilson 1927), one-sided 95 %."""
+    share, extra = successes / n, z * z / n
+    spread = z * math.sqrt(share * (1 - share) / n + extra / (4 * n))
+    return (share + extra / 2 - spread) / (1 + extra)
 
 
 def versions_ever_live(cursor: Cursor, scope: Scope) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from agentgym_daemon.store.aggregate import Aggregation
@@ -16,13 +17,18 @@ _logger = logging.getLogger(__name__)
 
 
 def rebuild(
-    home: Path, *, log: Log, decode: TraceDecoder, aggregation: Aggregation = "last"
+    home: Path,
+    *,
+    log: Log,
+    decode: TraceDecoder,
+    aggregation: Aggregation = "last",
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
     """Rebuilds `home`'s database, which nobody may have open; returns its content hashes."""
     path = home / DATABASE_NAME
     beside = home / f"{DATABASE_NAME}.rebuilding"
     _remove(beside)
-    store = Store.open(beside, aggregation=aggregation)
+    store = Store.open(beside, aggregation=aggregation, weights=weights)
     try:
         writer = BatchWriter(store, decode)
         for entries in batches(log.replay(0), BATCH_BYTES):

@@ -11,9 +11,11 @@ from agentgym_daemon.store.aggregate import DEFAULT_SOURCE
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.numbers import among, possible
 
+_CLOSED = "closed"
+
 _SELECT = (
     "SELECT no, trajectory_no, reward_id, value, name, source, idempotency_key, time_ns, revoked, "
-    "reason FROM rewards"
+    "reason, actor, provenance, received_ns FROM rewards"
 )
 
 
@@ -30,6 +32,29 @@ class StoredReward:
     time_ns: int
     revoked: bool
     reason: str
+    actor: str = ""
+    """Whose token it came with; empty for one that travelled in a span."""
+    provenance: str = ""
+    """What it rests on, as a JSON object; empty: nothing was said."""
+    received_ns: int = 0
+    no: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What one source did for one agent: ever, and within the latest time."""
+
+    agent: str
+    source: str
+    rewards: int  # that stand
+    revoked: int
+    mean: float | None
+    first_ns: int
+    last_ns: int
+    recent: int
+    recent_mean: float | None
+    before: int  # those that are not recent
+    before_mean: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +113,43 @@ def _candidates(
 def rewards_of(cursor: Cursor, trajectory_no: int, *, trajectory_id: bytes) -> list[StoredReward]:
     """The trajectory's rewards in the order in which they came, revoked ones too."""
     rows = fetch(cursor, f"{_SELECT} WHERE trajectory_no = ?", [trajectory_no])
-    return [StoredReward(trajectory_id, *row[2:]) for row in sorted(rows, key=itemgetter(0))]
+    return [_stored(trajectory_id, row) for row in sorted(rows, key=itemgetter(0))]
+
+
+def _stored(trajectory_id: bytes, row: tuple[Any, ...]) -> StoredReward:
+    return StoredReward(*(trajectory_id, *row[2:], row[0]))
+
+
+def activity(cursor: Cursor, *, agent: str = "", since_ns: int) -> list[Activity]:
+    """One row per agent and source; an empty agent means all. Recent is what came since then."""
+    rows = fetch(
+        cursor,
+        """
+        SELECT t.agent, r.source, count(*) FILTER (NOT revoked), count(*) FILTER (revoked),
+            avg(value) FILTER (NOT revoked), min(r.received_ns), max(r.received_ns),
+            count(*) FILTER (NOT revoked AND r.received_ns >= $since),
+            avg(value) FILTER (NOT revoked AND r.received_ns >= $since),
+            count(*) FILTER (NOT revoked AND r.received_ns < $since),
+            avg(value) FILTER (NOT revoked AND r.received_ns < $since)
+        FROM rewards r JOIN trajectories t ON r.trajectory_no = t.no
+        WHERE $agent = '' OR t.agent = $agent
+        GROUP BY t.agent, r.source ORDER BY t.agent, r.source
+        """,
+        {"since": since_ns, "agent": agent},
+    )
+    return [Activity(*row) for row in rows]
+
+
+def ungraded(cursor: Cursor, *, source: str, since_ns: int, limit: int) -> list[bytes]:
+    """Runs that ended by themselves since then and have no reward of a source, oldest first."""
+    rows = fetch(
+        cursor,
+        "SELECT id FROM trajectories t WHERE state = ? AND closed_ns >= ? AND NOT EXISTS "
+        "(SELECT 1 FROM rewards r WHERE r.trajectory_no = t.no AND r.source = ?) "
+        "ORDER BY no LIMIT ?",
+        [_CLOSED, since_ns, source, limit],
+    )
+    return [trajectory_id for (trajectory_id,) in rows]
 
 
 def rewards_by_idempotency_key(
@@ -119,4 +180,4 @@ def _rewards(cursor: Cursor, where: str, parameters: list[Any]) -> list[StoredRe
         return []
     numbers = sorted({row[1] for row in rows})
     owners = dict(fetch(cursor, f"SELECT no, id FROM trajectories WHERE {among('no', numbers)}"))
-    return [StoredReward(owners[row[1]], *row[2:]) for row in rows if row[1] in owners]
+    return [_stored(owners[row[1]], row) for row in rows if row[1] in owners]

@@ -78,6 +78,7 @@ class Counted(Protocol):
     agent: str
     framework: str | None
     assignment: int
+    killed: bool
     policy_version: str | None
     start_ns: int
     end_ns: int
@@ -94,7 +95,8 @@ class Counted(Protocol):
 def contributions(run: Counted) -> Contributions:
     """What a trajectory adds to the roll-ups: once as a whole, and to each of its scopes."""
     ended = int(run.state != "open")
-    group = (run.assignment, run.policy_version or "")
+    # A run in which a kill took effect had neither the policy nor a control's fair chance.
+    group = (0 if run.killed else run.assignment, run.policy_version or "")
     rewarded = int(ended and run.reward is not None)
     reward = run.reward or 0.0
     succeeded = int(rewarded and reward >= SUCCESS)
@@ -232,7 +234,8 @@ def _sums(numbers: str) -> dict[Rollup, str]:
         f"WHERE trajectory_no {numbers}"
     )
     runs = f"""
-        SELECT no, agent, assignment, coalesce(policy_version, '') AS policy_version,
+        SELECT no, agent, CASE WHEN killed THEN 0 ELSE assignment END AS assignment,
+            coalesce(policy_version, '') AS policy_version,
             greatest(end_ns, start_ns) // {MINUTE_NS} AS minute, state <> 'open' AS ended, 1 AS one,
             state <> 'open' AND starts_with(coalesce(framework, ''), '{semconv.IMPORT_PREFIX}')
                 AS imported,

@@ -52,6 +52,7 @@ class Evaluation(NamedTuple):
     value: float
     name: str
     time_ns: int
+    reason: str = ""
 
 
 class DecodedTraces(NamedTuple):

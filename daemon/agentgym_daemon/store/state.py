@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentgym import semconv
-from agentgym_daemon.store.aggregate import Aggregation, effective_reward
+from agentgym_daemon.store.aggregate import Rules, effective_reward
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.numbers import among
 from agentgym_daemon.store.rollups import Contributions, contributions
@@ -26,7 +26,7 @@ _MODEL_CALLS = frozenset({semconv.CHAT, "text_completion", "generate_content"})
 SUMMARY_COLUMNS = (
     "no, id, key, agent, framework, mode, assignment, policy_version, start_ns, end_ns, state, "
     "closed_reason, closed_ns, received_ns, spans, decisions, tool_calls, tool_errors, "
-    "input_tokens, output_tokens, reward"
+    "input_tokens, output_tokens, reward, killed"
 )
 
 
@@ -45,6 +45,8 @@ class RewardState:
     received_ns: int
     revoked: bool
     reason: str
+    actor: str = ""
+    provenance: str = ""
 
     def row(self) -> tuple[Any, ...]:
         """The table's row."""
@@ -76,6 +78,8 @@ class TrajectoryState:
     input_tokens: int = 0
     output_tokens: int = 0
     reward: float | None = None
+    killed: bool = False
+    """Whether a step fell back because of a kill: the run says nothing of its assignment."""
     seen: set[bytes] = field(default_factory=set)
     """Ids of its spans, decisions (behind b'd') and features (behind b'f')."""
     scopes: set[Scope] = field(default_factory=set)
@@ -114,6 +118,7 @@ class TrajectoryState:
             self.input_tokens,
             self.output_tokens,
             self.reward,
+            self.killed,
         )
 
     def add_span(self, span: SpanRow) -> None:
@@ -161,9 +166,9 @@ class TrajectoryState:
         self.state, self.closed_reason, self.closed_ns = state, reason, received_ns
         return True
 
-    def rate(self, aggregation: Aggregation) -> None:
+    def rate(self, rules: Rules) -> None:
         """Recomputes the effective reward."""
-        self.reward = effective_reward(self.rewards, aggregation)
+        self.reward = effective_reward(self.rewards, rules)
 
 
 def load(cursor: Cursor, numbers: Sequence[int]) -> Iterator[TrajectoryState]:

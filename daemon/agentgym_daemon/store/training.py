@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.policies import live_policy, versions_ever_live
 from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.store.state import OPEN
+from agentgym_daemon.store.targets import Shares, Target, Treatment, targets
 
 SNAPSHOT_TRAJECTORIES = 20_000
 """The newest ended trajectories of a scope that a training sees."""
@@ -67,6 +68,20 @@ class TrainingRun:
     received_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a trainer's file holds: by this it is known later which trajectories took part."""
+
+    trajectories: int
+    first_no: int
+    last_no: int
+    last_closed_ns: int
+    sources: Mapping[str, Shares]
+
+
+_AS_GIVEN = Treatment()
+
+
 def scope_progress(cursor: Cursor) -> list[Progress]:
     """One row per scope that has a decision."""
     rows = fetch(
@@ -91,6 +106,11 @@ def scope_progress(cursor: Cursor) -> list[Progress]:
     )
     last = {run.scope: run for run in training_runs(cursor)}
     return [_progress(Scope(*row[:3]), row[3:], last.get(Scope(*row[:3]))) for row in rows]
+
+
+def agents_seen(cursor: Cursor) -> set[str]:
+    """Names of all agents that ever had a decision."""
+    return {str(row[0]) for row in fetch(cursor, f"SELECT DISTINCT agent FROM {_TOTALS}")}
 
 
 def _progress(scope: Scope, counts: Sequence[int], last: TrainingRun | None) -> Progress:
@@ -134,19 +154,28 @@ def export_snapshot(
     *,
     feature_key: bytes,
     limit: int = SNAPSHOT_TRAJECTORIES,
-) -> int:
-    """Writes the trainer's file (training.proto); returns how many trajectories it holds."""
+    treatment: Treatment = _AS_GIVEN,
+) -> Exported:
+    """Writes the trainer's file (training.proto)."""
     # One transaction, so that the file is one moment of a database that goes on.
     cursor.execute("BEGIN")
     try:
         rows = _ended(cursor, scope, limit)
+        numbers = [row[0] for row in rows]
+        learned = targets(cursor, numbers, treatment)
         with path.open("wb") as file:
-            for data in _messages(cursor, scope, rows, feature_key):
+            for data in _messages(cursor, scope, rows, feature_key, learned.by_no):
                 file.write(_LENGTH.pack(len(data)))
                 file.write(data)
     finally:
         cursor.execute("ROLLBACK")
-    return len(rows)
+    return Exported(
+        trajectories=len(rows),
+        first_no=numbers[0] if numbers else 0,
+        last_no=numbers[-1] if numbers else 0,
+        last_closed_ns=max((row[3] for row in rows), default=0),
+        sources=learned.sources,
+    )
 
 
 def recent_trajectories(
@@ -174,6 +203,30 @@ def ended_trajectories(
     ]
 
 
+def scopes_of_trajectory(cursor: Cursor, no: int) -> list[Scope]:
+    """The scopes in which a trajectory has a decision."""
+    rows = fetch(
+        cursor,
+        "SELECT agent, agent_name, feature_schema FROM trajectory_scopes WHERE trajectory_no = ?",
+        [no],
+    )
+    return [Scope(*row) for row in rows]
+
+
+def held_back(cursor: Cursor, scope: Scope, received_since_ns: int) -> int:
+    """Rewarded ended trajectories of a scope all of whose rewards came since then."""
+    rows = fetch(
+        cursor,
+        "SELECT count(*) FROM trajectories t WHERE state <> ? AND reward IS NOT NULL "
+        f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
+        "AND no IN (SELECT trajectory_no FROM rewards WHERE received_ns >= ?) AND NOT EXISTS "
+        "(SELECT 1 FROM rewards r WHERE r.trajectory_no = t.no AND NOT revoked "
+        "AND received_ns < ?)",
+        [OPEN, *scope, received_since_ns, received_since_ns],
+    )
+    return int(rows[0][0])
+
+
 def scopes_of(cursor: Cursor) -> list[Scope]:
     """Every scope that has a decision."""
     rows = fetch(
@@ -196,7 +249,11 @@ def _ended(cursor: Cursor, scope: Scope, limit: int) -> list[tuple[Any, ...]]:
 
 
 def _messages(
-    cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]], feature_key: bytes
+    cursor: Cursor,
+    scope: Scope,
+    rows: Sequence[tuple[Any, ...]],
+    feature_key: bytes,
+    learned: Mapping[int, Target],
 ) -> Iterator[bytes]:
     live = live_policy(cursor, scope)
     header = training_pb2.TrainingHeader(
@@ -216,22 +273,47 @@ def _messages(
         versions=versions_ever_live(cursor, scope),
     )
     yield header.SerializeToString()
-    yield from _trajectories(cursor, scope, rows)
+    yield from _trajectories(cursor, scope, rows, learned)
 
 
-def _trajectories(cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
-    """TrainingTrajectory messages, serialised: what is stored is copied, not read."""
+def _trajectories(
+    cursor: Cursor,
+    scope: Scope,
+    rows: Sequence[tuple[Any, ...]],
+    learned: Mapping[int, Target] | None = None,
+) -> Iterator[bytes]:
+    """TrainingTrajectory messages, serialised: what is stored is copied, not read.
+
+    Without targets they have their outcomes as rewards.
+    """
     for first in range(0, len(rows), _EXPORTED_AT_ONCE):
-        yield from _some(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE])
+        yield from _some(cursor, scope, rows[first : first + _EXPORTED_AT_ONCE], learned)
 
 
-def _some(cursor: Cursor, scope: Scope, rows: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
+def _head(
+    no: int,
+    trajectory_id: bytes,
+    reward: float | None,
+    closed_ns: int,
+    learned: Mapping[int, Target] | None,
+) -> training_pb2.TrainingTrajectory:
+    head = training_pb2.TrainingTrajectory(trajectory_id=trajectory_id, closed_unix_nano=closed_ns)
+    if learned is None:
+        if reward is not None:
+            head.reward = reward
+    elif no in learned:
+        head.outcome, head.reward, head.weight = learned[no]
+    return head
+
+
+def _some(
+    cursor: Cursor,
+    scope: Scope,
+    rows: Sequence[tuple[Any, ...]],
+    learned: Mapping[int, Target] | None,
+) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-        no: [
-            training_pb2.TrainingTrajectory(
-                trajectory_id=identifier, reward=reward, closed_unix_nano=closed_ns
-            ).SerializeToString()
-        ]
+        no: [_head(no, identifier, reward, closed_ns, learned).SerializeToString()]
         for no, identifier, reward, closed_ns in rows
     }
     numbers = list(parts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentgym import semconv
 from agentgym.proto.v1 import decision_pb2
+from agentgym_daemon.store.aggregate import DEFAULT_SOURCE
 from agentgym_daemon.store.catalogue import StoredTool, tools_by_fingerprint
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.numbers import among, possible
@@ -225,13 +226,15 @@ def idle_open(
 def closed_unrewarded(cursor: Cursor, *, before_ns: int, from_ns: int = 0) -> list[bytes]:
     """Trajectories that ended by themselves in this time and have no reward that counts.
 
-    Imported ones are not among them: that nobody judged a past run says nothing.
+    Imported ones are not among them: that nobody judged a past run says nothing. Neither are those
+    that had a default reward: taken back, or without a weight, it is not given again.
     """
     rows = fetch(
         cursor,
-        "SELECT id FROM trajectories WHERE state = ? AND closed_ns >= ? AND closed_ns < ? "
-        "AND reward IS NULL AND NOT starts_with(coalesce(framework, ''), ?) ORDER BY no",
-        [CLOSED, from_ns, before_ns, semconv.IMPORT_PREFIX],
+        "SELECT id FROM trajectories t WHERE state = ? AND closed_ns >= ? AND closed_ns < ? "
+        "AND reward IS NULL AND NOT starts_with(coalesce(framework, ''), ?) AND NOT EXISTS "
+        "(SELECT 1 FROM rewards r WHERE r.trajectory_no = t.no AND r.source = ?) ORDER BY no",
+        [CLOSED, from_ns, before_ns, semconv.IMPORT_PREFIX, DEFAULT_SOURCE],
     )
     return [trajectory_id for (trajectory_id,) in rows]
 
@@ -270,7 +273,7 @@ def _summary(row: tuple[Any, ...], tools: tuple[str, ...]) -> Summary:
         state,
         closed_reason or "",
         closed_ns or 0,
-        *row[13:],
+        *row[13:21],
         tools,
     )
     return Summary(*values)

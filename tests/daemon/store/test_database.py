@@ -149,7 +149,7 @@ def test_a_closed_store_says_so(open_bench: Any) -> None:
 
 def test_an_unknown_aggregation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one of"):
-        Store.open(tmp_path / "a", aggregation="median")  # type: ignore[arg-type]
+        Store.open(tmp_path / "a", aggregation="mode")  # type: ignore[arg-type]
 
 
 def test_the_database_itself_refuses_a_reward_that_is_no_number(records: Any, bench: Any) -> None:

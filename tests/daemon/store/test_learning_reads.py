@@ -80,14 +80,15 @@ def test_the_snapshot_holds_what_ended_in_the_scope(
     )
 
     with bench.store.reading() as cursor:
-        count = training.export_snapshot(cursor, SCOPE, path, feature_key=b"key")
+        whole = training.export_snapshot(cursor, SCOPE, path, feature_key=b"key")
         fewer = training.export_snapshot(cursor, SCOPE, tmp_path / "1", feature_key=b"", limit=1)
         none = training.export_snapshot(
             cursor, Scope("desk", "new", 1), tmp_path / "0", feature_key=b""
         )
 
     header, found = messages(path)
-    assert (count, header.trajectories) == (2, 2)
+    assert (whole.trajectories, header.trajectories) == (2, 2)
+    assert 0 < whole.first_no < whole.last_no
     assert (header.parent, list(header.versions), header.feature_key) == ("p-1", ["p-1"], b"key")
     assert [tool.name for tool in header.tools] == ["find", "mail", "save"]
     assert header.scope == records.scope
@@ -99,7 +100,7 @@ def test_the_snapshot_holds_what_ended_in_the_scope(
     assert list(first.features) == [records.features(1)]
     assert [(call.tool, call.error) for call in first.calls] == [("find", False)]
     assert [t.trajectory_id for t in messages(tmp_path / "1")[1]] == [records.trace(2)]
-    assert (fewer, none) == (1, 0)
+    assert (fewer.trajectories, none.trajectories, none.last_no) == (1, 0, 0)
 
 
 def test_promotion_rollback_and_pins_change_what_is_live(records: Any, bench: Any) -> None:

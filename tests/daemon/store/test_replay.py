@@ -187,7 +187,7 @@ def test_a_record_that_no_column_takes_is_skipped_and_its_neighbours_stored(
     assert (batch.records, batch.rejected, len(batch.closed)) == (4, 1, 3)
 
 
-@pytest.mark.parametrize("aggregation", ["last", "mean", "min"])
+@pytest.mark.parametrize("aggregation", ["last", "mean", "median", "min"])
 def test_another_aggregation_rates_every_stored_trajectory_again(
     records: Any, open_bench: Any, aggregation: str
 ) -> None:
@@ -206,3 +206,23 @@ def test_another_aggregation_rates_every_stored_trajectory_again(
     fresh.apply(*payloads)
 
     assert again.store.content_hashes() == fresh.store.content_hashes()
+
+
+def test_other_weights_of_sources_rate_every_stored_trajectory_again(
+    records: Any, open_bench: Any
+) -> None:
+    payloads = [
+        *records.episode(1),
+        records.reward(1, 1.0, reward_id="a", source="a"),
+        records.reward(1, 0.0, reward_id="b", source="b"),
+    ]
+    first = open_bench("kept", aggregation="mean")
+    first.apply(*payloads)
+    before = first.store.content_hashes()
+    first.store.close()
+
+    again = open_bench("kept", aggregation="mean", weights={"a": 3.0, "b": 0.0})
+    fresh = open_bench("fresh", aggregation="mean", weights={"a": 3.0, "b": 0.0})
+    fresh.apply(*payloads)
+
+    assert again.store.content_hashes() == fresh.store.content_hashes() != before

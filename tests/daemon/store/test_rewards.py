@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agentgym import semconv
 from agentgym.proto.v1 import log_pb2
 from agentgym_daemon.store import rewards
-from agentgym_daemon.store.aggregate import effective_reward
+from agentgym_daemon.store.aggregate import Rules, effective_reward, judge
 from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.trajectories import summary
 
@@ -25,6 +25,7 @@ class Given:
     value: float
     no: int = 0
     source: str = "user"
+    name: str = "outcome"
     time_ns: int = 0
     revoked: bool = False
 
@@ -36,33 +37,89 @@ def reward_of(bench: Any, trajectory_id: bytes) -> float | None:
     return found.reward
 
 
-@pytest.mark.parametrize(("aggregation", "expected"), [("last", 0.5), ("mean", 0.5), ("min", 0.25)])
+@pytest.mark.parametrize(
+    ("aggregation", "expected"), [("last", 0.5), ("mean", 0.5), ("median", 0.5), ("min", 0.25)]
+)
 def test_rewards_aggregate_by_the_setting(aggregation: Any, expected: float) -> None:
     given_rewards = [
-        Given(0.5, no=3, time_ns=9),
-        Given(0.25, no=4, time_ns=1),
-        Given(0.75, no=5, time_ns=2),
+        Given(0.5, no=3, time_ns=9, source="a"),
+        Given(0.25, no=4, time_ns=1, source="b"),
+        Given(0.75, no=5, time_ns=2, source="c"),
     ]
 
-    assert effective_reward(given_rewards, aggregation) == expected
+    assert effective_reward(given_rewards, Rules(aggregation)) == expected
+
+
+def test_a_later_reward_replaces_one_of_the_same_source_and_name() -> None:
+    repeated = [Given(0.0, no=number, time_ns=number) for number in range(100)]
+    rewards_given = [*repeated, Given(1.0, no=100, time_ns=100), Given(0.0, no=101, source="b")]
+
+    assert effective_reward(rewards_given, Rules("mean")) == 0.5
+    assert effective_reward(rewards_given[:-1], Rules("min")) == 1.0
+
+
+def test_weights_of_sources_enter_mean_and_median_and_0_never_counts() -> None:
+    rewards_given = [
+        Given(1.0, no=1, source="a"),
+        Given(0.0, no=2, source="b"),
+        Given(0.25, no=3, source="c"),
+    ]
+
+    assert effective_reward(rewards_given, Rules("mean", {"a": 2, "b": 1, "c": 1})) == 0.5625
+    assert effective_reward(rewards_given, Rules("median", {"a": 3})) == 1.0
+    assert effective_reward(rewards_given, Rules("median", {"a": 2})) == 0.625
+    for aggregation in ("last", "mean", "median", "min"):
+        weights = {"b": 0.0, "c": 0.0}
+        assert effective_reward(rewards_given, Rules(aggregation, weights)) == 1.0  # type: ignore[arg-type]
+        assert effective_reward(rewards_given[1:], Rules(aggregation, weights)) is None  # type: ignore[arg-type]
+
+
+def test_a_source_has_its_weight_once_however_many_names_it_uses() -> None:
+    many = [Given(0.0, no=number, source="a", name=f"n{number}") for number in range(9)]
+    rewards_given = [*many, Given(1.0, no=9, source="b")]
+
+    assert effective_reward(rewards_given, Rules("mean")) == 0.5
+    assert effective_reward(rewards_given, Rules("median")) == 0.5
+
+
+def test_a_verdict_names_the_rewards_that_decided_it() -> None:
+    rewards_given = [
+        Given(0.0, no=1, time_ns=1, source="a"),
+        Given(1.0, no=2, time_ns=3, source="b"),
+        Given(1.0, no=3, time_ns=2, source="c"),
+    ]
+
+    assert judge(rewards_given, Rules("last")).shares == {2: 1.0}
+    assert judge(rewards_given, Rules("min")).shares == {1: 1.0}
+    assert judge(rewards_given, Rules("median")).shares == {2: 0.5, 3: 0.5}
+    assert judge(rewards_given, Rules("mean", {"a": 2.0})).shares == {1: 0.5, 2: 0.25, 3: 0.25}
 
 
 def test_a_default_reward_counts_only_where_nobody_judged() -> None:
     default = Given(0.0, source="default", time_ns=9)
 
-    assert effective_reward([default], "last") == 0.0
-    assert effective_reward([default, Given(1.0)], "last") == 1.0
-    assert effective_reward([default, Given(1.0, revoked=True)], "min") == 0.0
-    assert effective_reward([], "mean") is None
+    assert effective_reward([default], Rules("last")) == 0.0
+    assert effective_reward([default, Given(1.0)], Rules("last")) == 1.0
+    assert effective_reward([default, Given(1.0, revoked=True)], Rules("min")) == 0.0
+    assert effective_reward([], Rules("mean")) is None
 
 
-@given(values=st.lists(st.floats(0, 1), min_size=1), order=st.randoms(use_true_random=False))
-def test_aggregation_does_not_depend_on_the_order_of_its_input(values: Any, order: Any) -> None:
-    in_order = [Given(value, no=number) for number, value in enumerate(values)]
+@given(
+    values=st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1),
+    weights=st.dictionaries(st.sampled_from("abc"), st.floats(0.01, 100)),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_verdict_is_in_bounds_whoever_comes_first(values: Any, weights: Any, order: Any) -> None:
+    in_order = [Given(v, no=n, source=source) for n, (v, source) in enumerate(values)]
     shuffled = order.sample(in_order, len(in_order))
 
-    for aggregation in ("last", "mean", "min"):
-        assert effective_reward(in_order, aggregation) == effective_reward(shuffled, aggregation)
+    for aggregation in ("last", "mean", "median", "min"):
+        rules = Rules(aggregation, weights)  # type: ignore[arg-type]
+        verdict = judge(in_order, rules)
+        assert verdict == judge(shuffled, rules)
+        assert verdict.value is not None
+        assert 0.0 <= verdict.value <= 1.0
+        assert math.isclose(sum(verdict.shares.values()), 1.0)
 
 
 def test_a_repeated_idempotency_key_changes_nothing(records: Any, bench: Any) -> None:

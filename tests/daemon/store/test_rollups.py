@@ -193,3 +193,29 @@ def test_a_trajectory_that_is_heard_of_again_after_it_expired_is_a_new_one(
         found = summary(cursor, records.trace(1))
     assert found is not None
     assert (found.spans, found.state) == (1, "open")
+
+
+@pytest.mark.parametrize("assignment", ["policy", "control"])
+def test_a_killed_run_keeps_its_assignment_and_enters_no_estimate(
+    assignment: str, records: Any, bench: Any
+) -> None:
+    number = common_pb2.Assignment.Value(f"ASSIGNMENT_{assignment.upper()}")
+    killed = records.decision(
+        2, 20, assignment=number, fallback=common_pb2.FALLBACK_KILLED, arm=-1, support=[]
+    )
+    whole = records.decision(1, 10, assignment=number)
+    for trace, decision in ((1, whole), (2, killed)):
+        root = {**steered(records, trace, **{semconv.ASSIGNMENT: assignment}), "span_id": trace}
+        bench.apply(records.decisions(decision), records.spans(root))
+        bench.apply(records.reward(trace, 1.0, reward_id=f"r{trace}"))
+
+    (progress,) = progress_of(bench)
+    kept = bench.store.content_hashes()
+    rollups.recount(bench.store.writer)
+    with bench.store.reading() as cursor:
+        found = summary(cursor, records.trace(2))
+
+    assert (progress.rewarded, progress.n_policy + progress.n_control) == (2, 1)
+    assert found is not None
+    assert found.assignment == number
+    assert bench.store.content_hashes() == kept
