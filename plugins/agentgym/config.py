@@ -136,6 +136,13 @@ SETTINGS: tuple[Setting, ...] = (
         "File with the bearer token; default $AGENTGYM_HOME/token.",
     ),
     Setting(
+        "trusted_key_file",
+        "AGENTGYM_TRUSTED_KEY_FILE",
+        Path,
+        None,
+        "File with the public keys whose policies are taken; default $AGENTGYM_HOME/signing.pub.",
+    ),
+    Setting(
         "disabled",
         "AGENTGYM_DISABLED",
         _bool,
@@ -260,6 +267,7 @@ class Config:
     home: Path
     endpoint: str
     token_file: Path
+    trusted_key_file: Path
     disabled: bool
     explore: bool
     control_share: float | None
@@ -294,6 +302,7 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     values["home"] = home
     values["endpoint"] = values["endpoint"] or f"unix:{home / 'daemon.sock'}"
     values["token_file"] = _expanded(Path(values["token_file"] or home / "token"))
+    values["trusted_key_file"] = _expanded(Path(values["trusted_key_file"] or home / "signing.pub"))
     if values["capture_content"] is None:
         values["capture_content"] = _capture(environ.get(CAPTURE_ENV, ""))
     if values["features"] == "off":

@@ -107,7 +107,12 @@ class Delivery:
             with forking.importing():
                 from agentgym.policy.pointer import Pointer
 
-            self._pointer = Pointer(self.config.home, self.config.agent, self.live)
+            self._pointer = Pointer(
+                self.config.home,
+                self.config.agent,
+                self.live,
+                key_file=self.config.trusted_key_file,
+            )
         return self._pointer
 
     def pack(self) -> None:

@@ -6,6 +6,7 @@ AgentGymError
 ├── UnsupportedError     an object that no integration knows was handed to AgentGym
 ├── SnapshotError        a policy file failed verification
 ├── EncoderError         an encoder's file failed verification, or cannot be found
+├── UntrustedError       an update of the policies is not taken: `reason` says why in one word
 └── DaemonError          the daemon cannot be reached, or refused a call
 
 Only explicit calls of the user (constructor, `wrap`, `attach`, the command line) raise them;
@@ -43,6 +44,14 @@ class SnapshotError(AgentGymError, ValueError):
 
 class EncoderError(AgentGymError, ValueError):
     """An encoder's file failed verification, or cannot be found, and was not loaded."""
+
+
+class UntrustedError(AgentGymError, ValueError):
+    """An update of the policies is not taken; `reason` is one word, for counting."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DaemonError(AgentGymError):

@@ -22,6 +22,7 @@ from agentgym.buffer import Inbox
 from agentgym.config import Config
 from agentgym.guard import Guard
 from agentgym.items import Item, RewardItem
+from agentgym.kill import LOOK_S, KillFile
 from agentgym.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Sender:
         self._flushes = 0
         self._deadline_s = 0.0
         self._started_s = 0.0
+        self._kill_file = KillFile(self.config.home, self.config.agent)
+        self._look_at_s = 0.0
         self._thread: threading.Thread | None = None
         self._delivery: Courier | Scribe | None = None
         if forking.inherited_channel():
@@ -212,6 +215,7 @@ class Sender:
             if not self._stop.is_set():
                 delivery.start()
             while not self._stop.is_set():
+                self._look()
                 self._round(delivery)
             with self._work:
                 delivery.finish(self._deadline_s, self._bell)
@@ -219,6 +223,13 @@ class Sender:
         self.inbox.close("closed")
         with self._settled:
             self._settled.notify_all()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now >= self._look_at_s:
+            self._look_at_s = now + LOOK_S
+            with self.guard("kill"):
+                self.live.halted = self._kill_file.look()
 
     def _round(self, delivery: Courier | Scribe) -> None:
         pause = _AFTER_ERROR_S
@@ -231,7 +242,7 @@ class Sender:
             return
         self._sleeping = not len(self.inbox)
         if not (self._sleeping and len(self.inbox)):  # something may have come just before
-            self._bell.wait(pause)
+            self._bell.wait(min(pause, LOOK_S))
         self._sleeping = False
         self._bell.clear()
 

@@ -20,6 +20,7 @@ from agentgym.errors import UnsupportedError
 from agentgym.export import Sender
 from agentgym.guard import Guard
 from agentgym.hooks import LangChainFace
+from agentgym.kill import in_environment
 from agentgym.live import LivePolicies
 from agentgym.recorder import Recorder, Run, active
 
@@ -81,10 +82,11 @@ class AgentGym(LangChainFace):
 
     @contextmanager
     def trajectory(
-        self, key: str = "", *, name: str = "", explore: bool | None = None
+        self, key: str = "", *, unit: str = "", name: str = "", explore: bool | None = None
     ) -> Iterator[Run]:
         """Makes everything inside one trajectory, with a key by which rewards find it later.
 
+        `unit` (a customer, a session) keeps its assignment from one trajectory to the next.
         `explore=False` takes the best arm at every step and marks the trajectory pinned.
         """
         run = self.recorder.start_run(
@@ -92,6 +94,7 @@ class AgentGym(LangChainFace):
             framework="",
             operation=semconv.INVOKE_WORKFLOW,
             key=key,
+            unit=str(unit),
             explore=explore,
         )
         try:
@@ -162,6 +165,8 @@ class AgentGym(LangChainFace):
         return {
             "agent": self.config.agent,
             "mode": self.config.mode.value,
+            "stage": current.stage.name.lower() if current else "",
+            "killed": self.live.halted or bool(current and current.killed) or in_environment(),
             "policies": {n: s.version for n, s in current.policies.items()} if current else {},
             "applied": list(self.live.applied),
             "refused": self.live.refused,

@@ -5,6 +5,7 @@ A trajectory captures the whole `PolicySet` at its root, so a hot swap never spl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,9 +22,12 @@ class LivePolicies:
         self._current: PolicySet | None = None
         self._last_contact_s = monotonic()
         self._following = False
+        self._holds_until_s = math.inf
         self.applied: list[str] = []
         self.refused = 0
-        """Files of policies that failed verification, since the start."""
+        """Updates and files of policies that failed verification, since the start."""
+        self.halted = False
+        """Whether the kill file of this home names the agent; written by the sender alone."""
 
     @property
     def current(self) -> PolicySet | None:
@@ -43,6 +47,10 @@ class LivePolicies:
         """Drops the set: every step falls back until a new one arrives."""
         self._current, self._following = None, False
 
+    def hold(self, seconds: float) -> None:
+        """Notes until when the set in force may be used, whatever is heard meanwhile."""
+        self._holds_until_s = self._monotonic() + seconds
+
     def follow(self, following: bool) -> None:
         """Notes that the stream of policies came up or broke."""
         self.touch()
@@ -54,5 +62,10 @@ class LivePolicies:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the daemon was last heard of; none while its stream is up."""
+        """Seconds since the daemon was last heard of; none while its stream is up.
+
+        Endless once the set in force has expired: repeating it keeps nothing fresh.
+        """
+        if self._monotonic() > self._holds_until_s:
+            return math.inf
         return 0.0 if self._following else self._monotonic() - self._last_contact_s

@@ -6,13 +6,15 @@ import math
 import os
 import random
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from agentgym import semconv
+from agentgym import kill, semconv
+from agentgym.assignment import assign, limited, point_of, policy_share
 from agentgym.config import Config, Mode
 from agentgym.guard import Guard
 from agentgym.items import RewardItem, Sink, TaskItem
-from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, Tool
+from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, Stage, Tool
 from agentgym.tree import (
     Call,
     Node,
@@ -25,6 +27,9 @@ from agentgym.tree import (
     remember,
     reserve,
 )
+
+_Allowed = tuple[tuple[Tool, ...], frozenset[str], tuple[bool, ...]]
+"""Offered tools, the protected names, and which of the tools may be forced by these."""
 
 if TYPE_CHECKING:
     from agentgym.live import LivePolicies
@@ -49,8 +54,9 @@ class Recorder:
         # Seeded from the system unless the user asks. No lock: its draws are single C calls, and a
         # lock that another thread holds during a fork would stop the child for ever.
         self._rng = random.Random(config.seed)
-        self._protected = frozenset(config.protected)
-        self._last_allowed: tuple[tuple[Tool, ...], tuple[bool, ...]] = ((), ())
+        self.protected = frozenset(config.protected)
+        """Names of tools whose effect cannot be taken back."""
+        self._last_allowed: _Allowed = ((), self.protected, ())
 
     def start_run(
         self,
@@ -61,6 +67,7 @@ class Recorder:
         operation: str = semconv.INVOKE_AGENT,
         parent: Run | Call | None = None,
         key: str = "",
+        unit: str = "",
         applies: bool = True,
         explore: bool | None = None,
     ) -> Run:
@@ -72,7 +79,7 @@ class Recorder:
         trajectory = (
             above.trajectory
             if above
-            else self._trajectory(framework, key, applies=applies, explore=explore)
+            else self._trajectory(framework, key, unit, applies=applies, explore=explore)
         )
         if above is None:
             remember(trajectory)
@@ -83,14 +90,16 @@ class Recorder:
         )
 
     def _trajectory(
-        self, framework: str, key: str, *, applies: bool, explore: bool | None
+        self, framework: str, key: str, unit: str, *, applies: bool, explore: bool | None
     ) -> Trajectory:
-        mode = self.config.mode
+        policies = self.live.current
+        mode = limited(self.config.mode, policies)
         explore = self.config.explore if explore is None else explore
         if not applies and mode in (Mode.ADVISE, Mode.STEER):
             mode = Mode.SHADOW
-        policies = self.live.current
-        assignment, probability = self._assign(mode, policies, explore=explore)
+        point = point_of(self.config.agent, unit) if unit else self._rng.random()
+        share = policy_share(policies, self.config.control_share, explore=explore)
+        assignment, probability = assign(mode, point, share, explore=explore)
         return Trajectory(
             id=os.urandom(16),
             key=key,
@@ -100,23 +109,11 @@ class Recorder:
             assignment=assignment,
             assignment_probability=probability,
             greedy=not explore,
+            point=point,
+            policy_share=share,
+            unit=policies.features.hasher.pseudonym(unit) if unit and policies else "",
             policies={id(self): policies},
         )
-
-    def _assign(
-        self, mode: Mode, policies: PolicySet | None, *, explore: bool
-    ) -> tuple[Assignment, float]:
-        if mode is Mode.OBSERVE:
-            return Assignment.NONE, 1.0
-        if mode is Mode.SHADOW:
-            return Assignment.SHADOW, 1.0
-        if not explore:
-            return Assignment.PINNED, 1.0
-        share = self.config.control_share
-        if share is None:
-            share = policies.control_share if policies else 0.0
-        control = self._rng.random() < share
-        return (Assignment.CONTROL, share) if control else (Assignment.POLICY, 1.0 - share)
 
     def end(self, trajectory: Trajectory) -> None:
         """Closes a trajectory and lets its rewards follow it."""
@@ -144,13 +141,14 @@ class Recorder:
     def _decide(self, turn: Turn, task: str, *, force: str, text_agent: bool) -> None:
         trajectory, run = turn.trajectory, turn.run
         turn.allowed = self._allowed(turn.offered)
+        policies = self._policies(trajectory)
+        _place(turn, policies)
         if (text_agent or not run.applies) and turn.mode in (Mode.ADVISE, Mode.STEER):
             hinted = text_agent and run.applies and self.config.hint_text
             turn.mode = Mode.ADVISE if hinted else Mode.SHADOW
             force = "hint" if hinted else ""
         if turn.mode is Mode.SHADOW and turn.assignment is not Assignment.CONTROL:
             turn.assignment = Assignment.SHADOW
-        policies = self._policies(trajectory)
         turn.feature_schema = policies.features.schema if policies else 0
         if turn.mode is Mode.OBSERVE:
             self._features(turn, task, None)
@@ -161,6 +159,10 @@ class Recorder:
             self._features(turn, task, None)
             if policies is not None:
                 policies.catalogue(turn.offered, 0.0)  # made meanwhile for a step that needs it
+            return
+        if trajectory.irreversible:
+            self._features(turn, task, None)
+            turn.fallback = Fallback.PROTECTED
             return
         assert policies is not None  # _fallback says NO_POLICY otherwise
         vector = self._features(turn, task, policies)
@@ -187,12 +189,18 @@ class Recorder:
 
     def _allowed(self, offered: tuple[Tool, ...]) -> tuple[bool, ...]:
         # Mostly the tools of the step before; one slot, read and written whole.
-        known, allowed = self._last_allowed
-        if known is not offered:
-            protected = self._protected
+        known, by, allowed = self._last_allowed
+        protected = self.protected
+        if known is not offered or by is not protected:
             allowed = tuple(not (t.protected or t.name in protected) for t in offered)
-            self._last_allowed = offered, allowed
+            self._last_allowed = offered, protected, allowed
         return allowed
+
+    def protect(self, names: Iterable[str]) -> None:
+        """Adds tools that say of themselves that their effect cannot be taken back."""
+        more = frozenset(names) - self.protected
+        if more:
+            self.protected |= more
 
     def _draw(
         self,
@@ -240,7 +248,7 @@ class Recorder:
 
     def _fallback(self, policies: PolicySet | None, version: str) -> Fallback:
         now = self.live.current
-        if now is not None and now.killed:
+        if self.live.halted or (now is not None and now.killed) or kill.in_environment():
             return Fallback.KILLED
         if policies is None or not version:
             return Fallback.NO_POLICY
@@ -288,6 +296,21 @@ class Recorder:
                     target.rewards.append(item)
                     return
         self.sink.put(item)
+
+
+def _place(turn: Turn, policies: PolicySet | None) -> None:
+    """Keeps a nested agent, whose ladder is its own, below its own rung too."""
+    turn.mode = limited(turn.mode, policies)
+    if turn.mode is Mode.OBSERVE:
+        turn.assignment, turn.assignment_probability = Assignment.NONE, 1.0
+    elif policies is not None and policies.stage is Stage.CANARY and turn.mode is not Mode.SHADOW:
+        trajectory = turn.trajectory
+        turn.assignment, turn.assignment_probability = assign(
+            turn.mode,
+            trajectory.point,
+            min(trajectory.policy_share, policies.canary_share),
+            explore=not trajectory.greedy,
+        )
 
 
 def _apply(turn: Turn, decision: Decision, force: str) -> None:

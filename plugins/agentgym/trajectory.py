@@ -35,6 +35,15 @@ class Fallback(IntEnum):
     KILLED = 6
 
 
+class Stage(IntEnum):
+    """How far an agent's policies may go; values as in common.proto."""
+
+    OBSERVE = 1
+    SHADOW = 2
+    CANARY = 3
+    LIVE = 4
+
+
 class ArmKind(IntEnum):
     """Kinds of arms; values as in decision.proto."""
 

@@ -115,6 +115,13 @@ class Trajectory:
     assignment: Assignment
     assignment_probability: float
     greedy: bool
+    point: float = 0.0
+    """Where its unit stands in [0, 1): it gets the policy below P(policy)."""
+    policy_share: float = 1.0
+    unit: str = ""
+    """The unit's pseudonym; empty without a unit."""
+    irreversible: bool = False
+    """Whether a protected tool was called: from then on nothing is explored."""
     policies: dict[int, PolicySet | None] = field(default_factory=dict)
     tasks: dict[str, tuple[bytes, TextVector | None]] = field(default_factory=dict)
     rewards: list[RewardItem] = field(default_factory=list)
@@ -234,6 +241,7 @@ class Run(Node):
                 semconv.TRAJECTORY_ROOT: True,
                 semconv.TRAJECTORY_KEY: trajectory.key,
                 semconv.CONVERSATION_ID: trajectory.key,
+                semconv.UNIT: trajectory.unit,
                 semconv.MODE: trajectory.mode.value,
                 semconv.ASSIGNMENT: trajectory.assignment.name.lower(),
             }
@@ -277,6 +285,11 @@ class Run(Node):
             if call_id:
                 self._turn_of_call[call_id] = turn
 
+    def touches(self, tool: str) -> None:
+        """Notes that a tool is called; what a protected one does cannot be taken back."""
+        if tool in self.recorder.protected:
+            self.trajectory.irreversible = True
+
     def done(self, tool: str, *, error: bool) -> None:
         """Appends a finished call to the run's history."""
         self.history.append(PastCall(self._offered.get(tool, b""), error))
@@ -306,6 +319,7 @@ class Turn(Node):
         self.model = model
         self.mode = run.trajectory.mode
         self.assignment = run.trajectory.assignment
+        self.assignment_probability = run.trajectory.assignment_probability
         self.fallback = Fallback.NONE
         self.decision: Decision | None = None
         self.policy_version = ""
@@ -352,6 +366,8 @@ class Turn(Node):
         if not self._claim():
             return
         self.run.asked(self, [call_id for _, call_id in called])
+        for name, _ in called:
+            self.run.touches(name)
         self.attributes[semconv.INPUT_TOKENS] = input_tokens or None
         self.attributes[semconv.OUTPUT_TOKENS] = output_tokens or None
         self.attributes[semconv.RESPONSE_MODEL] = response_model
@@ -381,7 +397,7 @@ class Turn(Node):
                 time_ns=self.start_ns,
                 mode=self.mode,
                 assignment=self.assignment,
-                assignment_probability=trajectory.assignment_probability,
+                assignment_probability=self.assignment_probability,
                 fallback=self.fallback,
                 policy_version=self.policy_version,
                 feature_schema=self.feature_schema,
@@ -436,6 +452,8 @@ class Call(Node):
                 self.attributes[semconv.HIDDEN] = True
         if run.recorder.config.capture_content and arguments is not None:
             self.attributes[semconv.TOOL_CALL_ARGUMENTS] = str(arguments)[:4096]
+        if not self.blocked:
+            run.touches(tool)
 
     @property
     def blocked(self) -> bool:

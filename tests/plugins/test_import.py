@@ -14,6 +14,7 @@ HEAVY = (
     "autogen_core",
     "autogen_ext",
     "crewai",
+    "cryptography",
     "duckdb",
     "google.protobuf",
     "grpc",

@@ -19,7 +19,7 @@ from agentgym import semconv
 from agentgym.testing import spools
 from agentgym.testing.daemon import FakeDaemon
 
-MEMORY_BUDGET_MB = 40.0
+MEMORY_BUDGET_MB = 48.0  # 6.5 of them are what verifies signatures
 
 PRELUDE = """
 import json, os, sys, time

@@ -477,3 +477,60 @@ def test_what_was_recorded_before_the_handshake_is_encoded_after_it(
     assert features.embedding == wanted.quantised.tobytes()
     assert features.embedding_scale == wanted.scale
     assert features.feature_schema == decision.scope.feature_schema == 2
+
+
+def test_without_a_trusted_key_it_records_takes_no_policy_and_says_once_what_to_do(
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+    run_once: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entry = daemon.publish(make_snapshot(), version="p-000001", agent="agent")
+    daemon.push(entry)
+    key_file = tmp_path / "elsewhere.pub"
+    gym = make_gym(trusted_key_file=key_file)
+    gym.sender.start()
+    assert daemon.wait_for(lambda _: gym.live.refused >= 1)
+
+    run_once(gym)
+    daemon.push(entry, killed=True)
+    assert daemon.wait_for(lambda _: gym.live.refused >= 2)
+
+    assert gym.live.current is None
+    assert daemon.wait_for(lambda d: len(d.spans) == 3)
+    assert caplog.text.count("no key is trusted yet: copy signing.pub") == 1
+    key_file.write_text(daemon.key.public.hex())
+    daemon.push(entry)
+    assert daemon.wait_for(applied(gym, "p-000001"))
+
+
+def test_a_stream_that_only_repeats_keeps_nothing_fresh_for_ever(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], make_snapshot: Callable[..., bytes]
+) -> None:
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+    gym = make_gym()
+    assert gym.ready()
+    assert gym.live.silent_s == 0.0
+
+    gym.live.hold(-1.0)  # as when the update in force has expired
+
+    assert gym.live.silent_s == float("inf")
+    daemon.push(*daemon.update.live)
+    assert daemon.wait_for(lambda _: gym.live.silent_s == 0.0)
+
+
+def test_what_is_refused_on_a_stream_ends_its_freshness(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], make_snapshot: Callable[..., bytes]
+) -> None:
+    daemon.push(daemon.publish(make_snapshot(), version="p-000001", agent="agent"))
+    gym = make_gym()
+    assert gym.ready()
+    assert gym.live.silent_s == 0.0
+
+    daemon.push_signed(daemon.key.sign(daemon.update, agent="agent", serial=1))
+    assert daemon.wait_for(lambda _: gym.live.refused == 1)
+
+    assert daemon.wait_for(lambda _: gym.live.silent_s > 0.0)
+    assert gym.status()["policies"] == {"agent": "p-000001"}

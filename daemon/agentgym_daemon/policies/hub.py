@@ -37,6 +37,10 @@ class Hub:
     def __len__(self) -> int:
         return len(self._subscribers)
 
+    def agents(self) -> set[str]:
+        """Names of the agents that are connected now."""
+        return {subscriber.agent for subscriber in self._subscribers}
+
     @contextlib.contextmanager
     def subscribe(self, agent: str) -> Iterator[Subscriber]:
         """A subscriber for as long as the context lasts."""

@@ -4,7 +4,7 @@ home/policies/current/
 ├── handshake.update           how to act, without versions
 └── <sha256 of agent>.update   as that agent's subscribers get it; gone when it has nothing
 
-Each is a serialised PolicyUpdate, replaced in one rename; its modification time says how fresh it
+Each is a serialised SignedUpdate, replaced in one rename; its modification time says how fresh it
 is. They are derived, so nothing is synced: the next start writes them anew.
 """
 
@@ -18,6 +18,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.updates import Updates
 
@@ -59,15 +60,19 @@ class Pointer:
 
     async def write(self) -> None:
         """Brings the files up to date; a disk that takes none leaves the old ones."""
-        files = {HANDSHAKE: self._updates.handshake.SerializeToString(deterministic=True)}
+        files = {HANDSHAKE: self._kept(self._updates.common())}
+        placed = self._updates.placed()
         for agent in self._updates.agents():
             update = self._updates.of(agent)
-            if update.live or update.down:
-                files[file_name(agent)] = update.SerializeToString(deterministic=True)
+            if update.live or update.down or agent in placed:
+                files[file_name(agent)] = self._kept(update)
         try:
             await asyncio.to_thread(self._replace, files)
         except OSError as error:
             _log.warning("policy pointer %s cannot be written: %s", self._directory, error)
+
+    def _kept(self, update: policy_pb2.PolicyUpdate) -> bytes:
+        return self._updates.kept(update).SerializeToString(deterministic=True)
 
     def _replace(self, files: Mapping[str, bytes]) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ A version is a file and a fact of the log; a change of what is live is a fact of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -38,7 +39,8 @@ class Registry:
         self._append = append
         self._clock = clock
         self._changed = changed  # called with the agent whose live versions changed
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        """Held by whoever changes something, from its first look to its last word."""
         self._reading = threading.Lock()
         self._snapshots: dict[str, Snapshot] = {}
         self._broken: set[str] = set()
@@ -56,6 +58,9 @@ class Registry:
             self.book.add(version)
         for change in changes:
             self.book.change(change)
+        for pruned in self.book.pruned():
+            with contextlib.suppress(OSError):  # a crash came between the fact and its deed
+                self.path(pruned).unlink(missing_ok=True)
         for version in self.book.live():
             self._check(version)
 
@@ -98,33 +103,46 @@ class Registry:
         receipt: Mapping[str, Any],
     ) -> policy_pb2.PolicyVersion:
         """Keeps a candidate, its file first; raises SnapshotError if it is broken."""
-        async with self._changing:
-            snapshot = await asyncio.to_thread(parse, data, sha256)
-            if snapshot.version != self.book.next_version():
-                raise SnapshotError(
-                    f"the candidate is named {snapshot.version!r}, expected "
-                    f"{self.book.next_version()!r}; it is not kept"
-                )
-            version = policy_pb2.PolicyVersion(
-                scope=scope,
-                version=snapshot.version,
-                parent=str(snapshot.manifest["parent"] or ""),
-                sha256=sha256,
-                size=len(data),
-                manifest_json=canonical(snapshot.manifest),
-                status=status,
-                created_unix_nano=self._clock.now_ns(),
-                receipt_json=canonical(dict(receipt)),
+        async with self.changing:
+            return await self.keep(data, sha256=sha256, scope=scope, status=status, receipt=receipt)
+
+    async def keep(
+        self,
+        data: bytes,
+        *,
+        sha256: str,
+        scope: common_pb2.Scope,
+        status: str,
+        receipt: Mapping[str, Any],
+    ) -> policy_pb2.PolicyVersion:
+        """The registration itself; `changing` is held."""
+        snapshot = await asyncio.to_thread(parse, data, sha256)
+        if snapshot.version != self.book.next_version():
+            raise SnapshotError(
+                f"the candidate is named {snapshot.version!r}, expected "
+                f"{self.book.next_version()!r}; it is not kept"
             )
-            await asyncio.to_thread(write_private, self.path(snapshot.version), data)
-            await self._append(log_pb2.LogRecord(policy=version))
-            self.book.add(version)
-            return version
+        version = policy_pb2.PolicyVersion(
+            scope=scope,
+            version=snapshot.version,
+            parent=str(snapshot.manifest["parent"] or ""),
+            sha256=sha256,
+            size=len(data),
+            manifest_json=canonical(snapshot.manifest),
+            status=status,
+            created_unix_nano=self._clock.now_ns(),
+            receipt_json=canonical(dict(receipt)),
+        )
+        await asyncio.to_thread(write_private, self.path(snapshot.version), data)
+        await self._append(log_pb2.LogRecord(policy=version))
+        self.book.add(version)
+        return version
 
     async def promote(self, version: str, *, actor: str, reason: str = "") -> Change:
         """Makes a version live."""
-        async with self._changing:
+        async with self.changing:
             entry = self.book.get(version)
+            version = entry.version
             live = self.book.live_version(entry.scope)
             if self.book.is_pinned(entry.scope):
                 raise PolicyStateError(
@@ -136,7 +154,7 @@ class Registry:
 
     async def rollback(self, scope: common_pb2.Scope, *, actor: str, reason: str = "") -> Change:
         """Makes the version live that was live before, or none."""
-        async with self._changing:
+        async with self.changing:
             scope = self.book.resolve(scope)
             live = self.book.live_version(scope)
             if not live:
@@ -145,18 +163,22 @@ class Registry:
                 )
             if self.book.is_pinned(scope):
                 raise PolicyStateError(f"{scope.agent!r} is pinned to {live}; unpin it first")
-            target = self.book.previous_version(scope)
-            return await self._commit(Change.KIND_ROLLBACK, scope, target, actor, reason)
+            return await self.go_back(scope, actor=actor, reason=reason)
+
+    async def go_back(self, scope: common_pb2.Scope, *, actor: str, reason: str) -> Change:
+        """The rollback itself; `changing` is held, and a pin is no hindrance any more."""
+        target = self.book.previous_version(scope)
+        return await self._commit(Change.KIND_ROLLBACK, scope, target, actor, reason)
 
     async def pin(self, version: str, *, actor: str, reason: str = "") -> Change:
         """Makes a version live and keeps it so until `unpin`."""
-        async with self._changing:
-            scope = self.book.get(version).scope
-            return await self._commit(Change.KIND_PIN, scope, version, actor, reason)
+        async with self.changing:
+            entry = self.book.get(version)
+            return await self._commit(Change.KIND_PIN, entry.scope, entry.version, actor, reason)
 
     async def unpin(self, scope: common_pb2.Scope, *, actor: str, reason: str = "") -> Change:
         """Lets promotions through again; what is live stays."""
-        async with self._changing:
+        async with self.changing:
             scope = self.book.resolve(scope)
             if not self.book.is_pinned(scope):
                 raise PolicyStateError(f"{scope.agent!r} is not pinned")
@@ -172,13 +194,13 @@ class Registry:
         reason: str,
     ) -> Change:
         if version:
+            self._require_free(version)
             await asyncio.to_thread(self._require_intact, version)
         previous = self.book.live_version(scope)
         change = Change(
             kind=kind, scope=scope, version=version, previous=previous, actor=actor, reason=reason
         )
-        await self._append(log_pb2.LogRecord(change=change))
-        self.book.change(change)
+        await self.write(change)
         self._broken.discard(version)
         self._changed(scope.agent)
         name = Change.Kind.Name(kind).removeprefix("KIND_").lower()
@@ -191,6 +213,22 @@ class Registry:
             previous or "none",
         )
         return change
+
+    async def write(self, change: Change) -> None:
+        """Makes a change a fact, then true; `changing` is held."""
+        await self._append(log_pb2.LogRecord(change=change))
+        self.book.change(change)
+
+    def _require_free(self, version: str) -> None:
+        why = self.book.quarantined(version)
+        if why is not None:
+            because = f" ({why})" if why else ""
+            raise PolicyStateError(
+                f"{version} is quarantined{because}; release it first: "
+                f"agentgym policy release {version}"
+            )
+        if self.book.is_pruned(version):
+            raise PolicyStateError(f"{version} cannot be used: its file was pruned")
 
     def _require_intact(self, version: str) -> None:
         entry = self.book.get(version)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from agentgym import semconv
 from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.policies.ladder import Ladder
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.policies.signing import RENEW_S, Signer
 
 
 def handshake(
@@ -42,12 +44,16 @@ class Updates:
         registry: Registry,
         *,
         handshake: policy_pb2.PolicyUpdate,
+        signer: Signer,
+        ladder: Ladder | None = None,
         down: Callable[[str], Iterable[bytes]] = lambda _agent: (),
         agents_down: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
         self._registry = registry
         self.handshake = handshake
         """What every agent is told; replaced as a whole when settings change."""
+        self._signer = signer
+        self._ladder = ladder
         self._down = down
         self._agents_down = agents_down
 
@@ -60,8 +66,7 @@ class Updates:
 
     def of(self, agent: str) -> policy_pb2.PolicyUpdate:
         """The update that an agent's subscribers get."""
-        update = policy_pb2.PolicyUpdate()
-        update.CopyFrom(self.handshake)
+        update = self.common(agent)
         # Also versions whose files were changed since: nobody can load them any more, but agents
         # that verified one before keep it.
         update.live.extend(
@@ -69,10 +74,38 @@ class Updates:
             for version in self._registry.book.live(agent)
             if version.scope.feature_schema == self.handshake.features.number
         )
+        for version in update.live:  # what people call it is nothing to agents
+            version.ClearField("aliases")
+            version.ClearField("note")
         update.down.extend(self._down(agent))
         return update
+
+    def signed(self, update: policy_pb2.PolicyUpdate) -> policy_pb2.SignedUpdate:
+        """An update as it travels to subscribers."""
+        return self._signer.update(update, life_s=update.steering.stale_after_s)
+
+    def kept(self, update: policy_pb2.PolicyUpdate) -> policy_pb2.SignedUpdate:
+        """An update as it lies in a file: signed anew only when a part of its life is over."""
+        life_s = float(update.steering.stale_after_s)
+        return self._signer.update(update, life_s=life_s, renew_s=max(RENEW_S, life_s / 4))
+
+    def common(self, agent: str = "") -> policy_pb2.PolicyUpdate:
+        """The handshake as it holds for an agent: its stage, and whether it is killed."""
+        update = policy_pb2.PolicyUpdate()
+        update.CopyFrom(self.handshake)
+        update.agent = agent
+        if self._ladder is not None:
+            place = self._ladder.status(agent)
+            update.steering.stage = place.stage
+            update.steering.canary_share = place.canary_share
+            update.steering.killed = place.killed
+        return update
+
+    def placed(self) -> set[str]:
+        """Agents whose stage is recorded, or that are killed by name."""
+        return self._ladder.agents() if self._ladder is not None else set()
 
     def agents(self) -> set[str]:
         """Agents that are told more than the handshake."""
         live = {version.scope.agent for version in self._registry.book.live()}
-        return live | set(self._agents_down())
+        return live | set(self._agents_down()) | self.placed()

@@ -17,6 +17,7 @@ from agentgym_daemon.policies.book import scope_of
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.producers import Producers
+from agentgym_daemon.rpc.stages import Stages
 from agentgym_daemon.rpc.status import Context, unary
 from agentgym_daemon.store.counters import counters
 from agentgym_daemon.store.database import Store
@@ -73,6 +74,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         hub: Hub,
         vitals: Vitals,
         *,
+        stages: Stages,
+        reward_alarms: Callable[[], list[str]] = list,
         down: Callable[[Scope], list[str]] = lambda _scope: [],
     ) -> None:
         self.config = config
@@ -82,6 +85,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._hub = hub
         self._vitals = vitals
         self._down = down
+        self._stages = stages
+        self._alarms = reward_alarms
 
     @unary
     async def Status(
@@ -93,6 +98,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         # First, so that the counters are at least as new as the position that is told with them.
         log_end, log_applied = vitals.log_end(), vitals.applied()
         progress, counted = await asyncio.to_thread(self._read)
+        alarms = await asyncio.to_thread(self._reward_alarms)
+        ladder = self._stages.ladder
+        agents = {row.scope.agent for row, _ in progress} | self._stages.here()
         for name, count in vitals.counts.items():
             counted[name] = counted.get(name, 0) + count
         return admin_pb2.StatusResponse(
@@ -115,6 +123,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             damages=[_damage(damage) for damage in vitals.damages()],
             producers=vitals.producers.newest(),
             produced=vitals.producers.sums(),
+            stages=[ladder.status(agent) for agent in sorted(agents)],
+            all_killed=ladder.all_killed,
+            reward_alarms=alarms,
         )
 
     def _read(self) -> tuple[list[tuple[Progress, list[str]]], dict[str, int]]:
@@ -124,6 +135,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             return [(row, self._down(row.scope)) for row in progress], counted
         except StorageError:  # the database is being opened again; all else can be said
             return [], {}
+
+    def _reward_alarms(self) -> list[str]:
+        try:
+            return self._alarms()
+        except StorageError:
+            return []
 
     def _scope(self, row: Progress, down: list[str]) -> admin_pb2.ScopeStatus:
         scope = scope_of(row.scope)

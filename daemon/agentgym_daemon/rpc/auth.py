@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -29,8 +30,15 @@ SCOPES: dict[str, Scope] = {
     "/agentgym.v1.ArtifactService/Get": Scope.INGEST,
     "/agentgym.v1.RewardService/Report": Scope.REWARD,
     "/agentgym.v1.RewardService/Revoke": Scope.REWARD,
+    "/agentgym.v1.RewardService/Show": Scope.READ,
+    "/agentgym.v1.RewardService/Sources": Scope.READ,
     "/agentgym.v1.PolicyService/Get": Scope.READ,
     "/agentgym.v1.PolicyService/List": Scope.READ,
+    "/agentgym.v1.PolicyService/ListStages": Scope.READ,
+    "/agentgym.v1.RegistryService/Diff": Scope.READ,
+    "/agentgym.v1.RegistryService/LiveAt": Scope.READ,
+    "/agentgym.v1.RegistryService/ListAudit": Scope.READ,
+    "/agentgym.v1.RegistryService/VerifyAudit": Scope.READ,
     "/agentgym.v1.TrajectoryService/Get": Scope.READ,
     "/agentgym.v1.TrajectoryService/List": Scope.READ,
     "/agentgym.v1.TrajectoryService/Tail": Scope.READ,
@@ -39,6 +47,15 @@ SCOPES: dict[str, Scope] = {
     "/agentgym.v1.PolicyService/Promote": Scope.ADMIN,
     "/agentgym.v1.PolicyService/Rollback": Scope.ADMIN,
     "/agentgym.v1.PolicyService/Pin": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Alias": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Note": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Quarantine": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Release": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Export": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Import": Scope.ADMIN,
+    "/agentgym.v1.RegistryService/Prune": Scope.ADMIN,
+    "/agentgym.v1.PolicyService/SetStage": Scope.ADMIN,
+    "/agentgym.v1.PolicyService/Kill": Scope.ADMIN,
 }
 """What a token must allow for a method; a method that is not here needs admin."""
 
@@ -52,6 +69,14 @@ ADDS_FACTS = frozenset(
     )
 )
 """Methods that write to the log on behalf of a sender."""
+
+_caller: ContextVar[Token | None] = ContextVar("caller", default=None)
+
+
+def caller() -> Token | None:
+    """The token of the call that is being handled; None outside of one."""
+    return _caller.get()
+
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Refusal = tuple[grpc.StatusCode, str]
@@ -81,6 +106,7 @@ class Gate(_Interceptor):
         metadata = {key: value for key, value in handler_call_details.invocation_metadata or ()}
         method = handler_call_details.method
         token = self._token(metadata)
+        _caller.set(token if isinstance(token, Token) else None)
         refusal = _refusal(method, metadata, token) if isinstance(token, Token) else token
         if refusal is not None:
             code, message = refusal

@@ -24,8 +24,10 @@ from agentgym.proto.v1 import (
 from agentgym_daemon.errors import InvalidRequestError
 from agentgym_daemon.ingest.otlp import count_spans
 from agentgym_daemon.rpc import validate
+from agentgym_daemon.rpc.auth import caller
 from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.rpc.status import Context, unary
+from agentgym_daemon.rpc.tokens import Scope
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -113,7 +115,10 @@ class TraceService:
     @unary
     async def export(self, request: bytes, context: Context) -> bytes:
         """Keeps a request and says how many of its spans cannot be read."""
-        verdict = await self.keep(request, record_from(context))
+        record = record_from(context)
+        token = caller()
+        record.no_rewards = token is not None and Scope.REWARD not in token.scopes
+        verdict = await self.keep(request, record)
         if not verdict.rejected:
             return b""
         return ExportTraceServiceResponse(

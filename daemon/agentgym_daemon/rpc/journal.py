@@ -1,4 +1,4 @@
-"""Writes facts to the segment log and waits until they are durable."""
+"""Writes facts to the segment log and waits until they are durable; chains the changes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from agentgym.proto.v1 import log_pb2
 from agentgym_daemon.clock import Clock
 from agentgym_daemon.ingest.log import SegmentLog
+from agentgym_daemon.policies.audit import Chain
 
 _OTLP_TRACES = bytes((log_pb2.LogRecord.OTLP_TRACES_FIELD_NUMBER << 3 | 2,))
 """Tag of the field, as it stands in an encoded record."""
@@ -22,9 +23,13 @@ class Journal:
     because waking it per record costs more than the record's share of the write.
     """
 
-    def __init__(self, log: SegmentLog, clock: Clock) -> None:
+    def __init__(self, log: SegmentLog, clock: Clock, *, chain: Chain | None = None) -> None:
         self._log = log
         self._clock = clock
+        self.chain = chain or Chain()
+        """Where the changes stand; here, so that nothing can be changed without it."""
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[int]] = set()
         self._lock = threading.Lock()
         self._done: deque[tuple[asyncio.Future[int], Future[int]]] = deque()
         self._woken = False
@@ -40,7 +45,30 @@ class Journal:
         The fact is the record's own, or a trace request. Raises StorageError when the log failed;
         the fact may or may not be there then.
         """
-        record.received_unix_nano = self._clock.now_ns()
+        if record.WhichOneof("fact") != "change":
+            record.received_unix_nano = self._clock.now_ns()
+            return await self._write(record, otlp_traces)
+        # A task of its own: a caller that goes away leaves the chain whole.
+        task = asyncio.create_task(self._append_change(record))
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        return await asyncio.shield(task)
+
+    async def _append_change(self, record: log_pb2.LogRecord) -> int:
+        async with self._changing:
+            record.received_unix_nano = self._clock.now_ns()
+            link = self.chain.link(record)
+            record.audit.CopyFrom(link)
+            end = await self._write(record, b"")
+            self.chain.head = link  # only now: what the disk did not take has no place
+            return end
+
+    def _changed(self, task: asyncio.Task[int]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller heard of it, if there still is one
+
+    async def _write(self, record: log_pb2.LogRecord, otlp_traces: bytes) -> int:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[int] = loop.create_future()
 

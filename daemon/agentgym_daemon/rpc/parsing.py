@@ -24,6 +24,12 @@ def parsing(handler: Any) -> Any:
         async for response in handler.unary_stream(await _parsed(parse, request, context), context):
             yield response
 
+    async def upload(requests: AsyncIterator[bytes], context: Context) -> Any:
+        parsed = (await _parsed(parse, request, context) async for request in requests)
+        return await handler.stream_unary(parsed, context)
+
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(upload, response_serializer=serialize)
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(many, response_serializer=serialize)
     return grpc.unary_unary_rpc_method_handler(one, response_serializer=serialize)

@@ -6,22 +6,23 @@ import logging
 from collections.abc import AsyncIterator
 
 from agentgym import semconv
-from agentgym.proto.v1 import policy_pb2, policy_pb2_grpc
+from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.errors import ContractError, InvalidRequestError
 from agentgym_daemon.policies.book import Change
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.policies.updates import Updates
+from agentgym_daemon.rpc.actor import actor_of
+from agentgym_daemon.rpc.stages import Stages, StageVerbs
 from agentgym_daemon.rpc.status import Context, stream, unary
 
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 60.0
 """A subscriber hears from the daemon at least this often, so that its policy stays fresh."""
-ACTOR = "cli"
 
 
-class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
+class PolicyService(StageVerbs):
     """The registry as agents and people see it."""
 
     def __init__(
@@ -30,11 +31,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         hub: Hub,
         *,
         updates: Updates,
+        stages: Stages,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._registry = registry
         self._hub = hub
         self._updates = updates
+        self._stages = stages
         self._heartbeat_s = heartbeat_s
         self._stopping = False
 
@@ -46,10 +49,12 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     @stream
     async def Subscribe(
         self, request: policy_pb2.SubscribeRequest, context: Context
-    ) -> AsyncIterator[policy_pb2.PolicyUpdate]:
+    ) -> AsyncIterator[policy_pb2.SignedUpdate]:
         """The handshake, then the agent's live versions and broken tools at every change."""
         if request.contract_version != semconv.CONTRACT_VERSION:
             raise ContractError(theirs=str(request.contract_version), ours=semconv.CONTRACT_VERSION)
+        if not request.signed:
+            raise ContractError(theirs=f"{request.contract_version} without signatures", ours=1)
         if not request.agent:
             raise InvalidRequestError(
                 "agent: expected the name given to AgentGym(agent=...), got ''"
@@ -57,7 +62,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         with self._hub.subscribe(request.agent) as subscriber:
             _log.info("subscribed: agent %s, plugin %s", request.agent, request.plugin_version)
             while not self._stopping:
-                yield self._updates.of(request.agent)
+                yield self._updates.signed(self._updates.of(request.agent))
                 await subscriber.wait(self._heartbeat_s)
 
     @unary
@@ -80,7 +85,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.ChangeResponse:
         """Makes a version live."""
         return _response(
-            await self._registry.promote(request.version, actor=ACTOR, reason=request.reason)
+            await self._registry.promote(
+                request.version, actor=actor_of(context), reason=request.reason
+            )
         )
 
     @unary
@@ -89,7 +96,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.ChangeResponse:
         """Goes back to the version that was live before, or to none."""
         return _response(
-            await self._registry.rollback(request.scope, actor=ACTOR, reason=request.reason)
+            await self._registry.rollback(
+                request.scope, actor=actor_of(context), reason=request.reason
+            )
         )
 
     @unary
@@ -98,9 +107,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.ChangeResponse:
         """Keeps a version live whatever training finds, or ends that."""
         if request.unpin:
-            change = await self._registry.unpin(request.scope, actor=ACTOR, reason=request.reason)
+            change = await self._registry.unpin(
+                request.scope, actor=actor_of(context), reason=request.reason
+            )
         else:
-            change = await self._registry.pin(request.version, actor=ACTOR, reason=request.reason)
+            change = await self._registry.pin(
+                request.version, actor=actor_of(context), reason=request.reason
+            )
         return _response(change)
 
 

@@ -25,6 +25,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (errors.ContractError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.InvalidRewardError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.BundleError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
     (errors.NotReadyError, grpc.StatusCode.UNAVAILABLE),
     (errors.QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),

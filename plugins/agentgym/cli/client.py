@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import grpc
 
+from agentgym import semconv
 from agentgym.config import Config
 from agentgym.connection import credentials, open_channel, read_token, status_name
 from agentgym.errors import DaemonError
 from agentgym.proto.v1.admin_pb2_grpc import AdminServiceStub
 from agentgym.proto.v1.policy_pb2_grpc import PolicyServiceStub
+from agentgym.proto.v1.registry_pb2_grpc import RegistryServiceStub
 from agentgym.proto.v1.reward_pb2_grpc import RewardServiceStub
 from agentgym.proto.v1.trajectory_pb2_grpc import TrajectoryServiceStub
 
@@ -24,10 +28,14 @@ class Client:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._metadata = credentials(read_token(config.token_file))
+        self._metadata = (
+            *credentials(read_token(config.token_file)),
+            (semconv.METADATA_ACTOR, f"cli:{_user()}"),
+        )
         self._channel = open_channel(config.endpoint)
         self.admin = AdminServiceStub(self._channel)
         self.policies = PolicyServiceStub(self._channel)
+        self.registry = RegistryServiceStub(self._channel)
         self.rewards = RewardServiceStub(self._channel)
         self.trajectories = TrajectoryServiceStub(self._channel)
 
@@ -37,10 +45,10 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def call(self, method: Callable[..., Any], request: Any) -> Any:
+    def call(self, method: Callable[..., Any], request: Any, deadline_s: float = DEADLINE_S) -> Any:
         """One call; raises DaemonError with the daemon's own words."""
         try:
-            return method(request, metadata=self._metadata, timeout=DEADLINE_S)
+            return method(request, metadata=self._metadata, timeout=deadline_s)
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -63,6 +71,15 @@ class Client:
                 code="UNAVAILABLE",
             )
         return DaemonError(f"{details} ({code})", code=code)
+
+
+def _user() -> str:
+    """Who runs this, as far as it can go into a header."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # no such user on this machine
+        name = str(os.getuid())
+    return name.encode("ascii", "replace").decode().replace("\n", "_")[:64]
 
 
 def _trailing(error: grpc.RpcError) -> Any:

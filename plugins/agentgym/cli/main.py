@@ -10,8 +10,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agentgym.cli import verbs
+from agentgym.cli import rewards, verbs
 from agentgym.cli.client import Client
+from agentgym.cli.escaping import MAX_PROSE, clean
+from agentgym.cli.ladder import add_ladder
+from agentgym.cli.registry import add_registry
 from agentgym.config import resolve
 from agentgym.errors import AgentGymError, ConfigError, DaemonError
 from agentgym.version import VERSION
@@ -31,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_reading(commands)
     _add_changing(commands)
+    add_ladder(commands)
+    rewards.add(commands)
     return parser
 
 
@@ -61,7 +66,9 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     reward = commands.add_parser("reward", help="say how a trajectory turned out")
-    reward.add_argument("value", type=float, help="between 0 (failed) and 1 (went well)")
+    reward.add_argument(
+        "value", type=rewards.value, help="between 0 (failed) and 1 (went well), or up or down"
+    )
     which = reward.add_mutually_exclusive_group(required=True)
     which.add_argument("--trajectory", help="hex id of the trajectory")
     which.add_argument("--key", help="the trajectory's key; the latest one with it is meant")
@@ -99,6 +106,12 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     pin.add_argument("--unpin", metavar="AGENT", default="", help="release an agent's pin")
     pin.add_argument("--agent-name", default="", help="needed if the agent has several scopes")
     pin.set_defaults(run=verbs.policy_pin)
+    add_registry(commands, action)
+
+
+def _complain(error: Exception) -> None:
+    text = clean(str(error), limit=MAX_PROSE, lines=True)
+    print(f"agentgym: {text}", file=sys.stderr)  # noqa: T201 - command line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,16 +125,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "token_file": arguments.token_file,
             }
         )
+        if "alone" in arguments:  # must work without a daemon, too
+            arguments.alone(config, arguments)
+            return OK
         with Client(config) as client:
             arguments.run(client, arguments)
     except ConfigError as error:
-        print(f"agentgym: {error}", file=sys.stderr)  # noqa: T201 - command line
+        _complain(error)
         return USAGE
     except DaemonError as error:
-        print(f"agentgym: {error}", file=sys.stderr)  # noqa: T201 - command line
+        _complain(error)
         return DAEMON_ABSENT if error.code == "UNAVAILABLE" else REFUSED
     except AgentGymError as error:
-        print(f"agentgym: {error}", file=sys.stderr)  # noqa: T201 - command line
+        _complain(error)
         return REFUSED
     except KeyboardInterrupt:
         return OK

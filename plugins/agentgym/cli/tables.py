@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agentgym import semconv
+from agentgym.cli.escaping import MAX_CELL, MAX_PROSE, clean
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 
 _PIPE_WIDTH = 240
-_WHOLE = {"trajectory": 32, "version": 8, "live": 8}
+_WHOLE = {"trajectory": 32, "id": 26, "version": 8, "live": 8}
 """Columns that are copied into other commands, with the width that they need."""
 
 
@@ -25,17 +26,52 @@ def show(content: RenderableType) -> None:
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(content)
 
 
+def prose(text: str, style: str = "") -> Text:
+    """Lines that may hold what others wrote."""
+    return Text(clean(text, limit=MAX_PROSE, lines=True), style=style)
+
+
+class _Plain(Table):
+    """A table whose cells mean nothing but themselves: no markup, no command to the terminal."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Adds a row of texts that anybody may have written."""
+        shown = [Text(clean(c, limit=MAX_CELL)) if isinstance(c, str) else c for c in cells]
+        super().add_row(*shown, **options)
+
+
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = _Plain(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        right = column in ("calls", "errors", "reward", "score", "probability", "n", "KB")
-        table.add_column(
-            column,
+        right = column in (
+            "given",
+            "trained",
+            "mean",
+            "calls",
+            "errors",
+            "reward",
+            "score",
+            "probability",
+            "n",
+            "KB",
+        )
+        made.add_column(
+            Text(clean(column)),
             justify="right" if right else "left",
             no_wrap=column in _WHOLE,
             min_width=_WHOLE.get(column),
         )
-    return table
+    return made
+
+
+def untitled(columns: Iterable[str]) -> Table:
+    """An empty table of these columns, for other modules' rows."""
+    return _table("", columns)
+
+
+def time_text(nanoseconds: int) -> str:
+    """A time as every table shows it."""
+    return _time(nanoseconds)
 
 
 def _time(nanoseconds: int) -> str:
@@ -48,7 +84,7 @@ def _rate(value: float, n: int) -> str:
 
 def status(reply: admin_pb2.StatusResponse) -> RenderableType:
     """The daemon, a row per policy scope and per plugin, what was set aside, the counters."""
-    head = Text(
+    head = prose(
         f"agentgym-daemon {reply.daemon_version}, pid {reply.pid}, up {reply.uptime_s:.0f} s, "
         f"{reply.subscribers} agents connected, trainer {reply.trainer}\n"
         f"home {reply.home}, listening on {', '.join(reply.listeners)}\n"
@@ -56,7 +92,11 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
         f"{reply.disk_free // 2**20} MB free\n"
     )
     if reply.not_ready:
-        head.append(f"NOT READY: {reply.not_ready}\n", style="bold red")
+        head.append_text(prose(f"NOT READY: {reply.not_ready}\n", style="bold red"))
+    for alarm in reply.reward_alarms:
+        head.append(f"REWARDS: {alarm}\n", style="bold yellow")
+    if reply.all_killed:
+        head.append("KILLED: every agent falls back; agentgym revive ends it\n", style="bold red")
     columns = (
         "agent",
         "name",
@@ -84,7 +124,32 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
     counters = _table("Counters", ("counter", "n"))
     for name in sorted(reply.counters):
         counters.add_row(name, str(reply.counters[name]))
-    return Group(head, scopes, Text(), *_producers(reply), *_damages(reply), counters)
+    return Group(
+        head, scopes, Text(), *_ladder(reply.stages), *_producers(reply), *_damages(reply), counters
+    )
+
+
+def rung(place: common_pb2.AgentStage) -> str:
+    """A stage as people write it, with the share of a canary."""
+    known = place.stage in common_pb2.Stage.values()
+    name = common_pb2.Stage.Name(place.stage) if known else str(place.stage)
+    name = name.removeprefix("STAGE_").lower()
+    return f"{name} {place.canary_share:g}" if place.canary_share else name
+
+
+def stages(reply: policy_pb2.ListStagesResponse) -> RenderableType:
+    """Where every agent stands; a kill of all comes first."""
+    red = Text("KILLED: every agent falls back\n", style="bold red")
+    return Group(*([red] if reply.all_killed else []), *_ladder(reply.stages))
+
+
+def _ladder(places: Iterable[common_pb2.AgentStage]) -> Iterable[RenderableType]:
+    table = _table("Ladder", ("agent", "stage", "set by", ""))
+    for place in places:
+        by = "a change" if place.recorded else "the daemon's setting"
+        table.add_row(place.agent, rung(place), by, "KILLED" if place.killed else "")
+    if table.row_count:
+        yield from (table, Text())
 
 
 def _producers(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
@@ -142,7 +207,7 @@ def trajectories(reply: trajectory_pb2.ListTrajectoriesResponse) -> RenderableTy
 
 def line(t: trajectory_pb2.TrajectorySummary) -> str:
     """One trajectory as one line of `tail`."""
-    return "  ".join(_cells(t))
+    return "  ".join(clean(cell, limit=MAX_CELL) for cell in _cells(t))
 
 
 def _cells(t: trajectory_pb2.TrajectorySummary) -> list[str]:
@@ -168,7 +233,8 @@ def _assignment(t: trajectory_pb2.TrajectorySummary) -> str:
 
 def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:
     """A row per version, newest first."""
-    table = _table("", ("version", "agent", "name", "status", "parent", "created", "KB", "sha256"))
+    columns = ("version", "agent", "name", "status", "parent", "created", "KB", "sha256")
+    table = _table("", (*columns, "aliases", "note"))
     for p in reply.policies:
         table.add_row(
             p.version,
@@ -179,6 +245,8 @@ def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:
             _time(p.created_unix_nano),
             str(p.size // 1024),
             p.sha256[:12],
+            ", ".join(p.aliases) or "-",
+            p.note or "-",
         )
     return table
 
@@ -187,7 +255,7 @@ def explanations(reply: trajectory_pb2.ExplainResponse) -> RenderableType:
     """A block per decision: the sentence, then the arms with the parts of their scores."""
     blocks: list[Any] = []
     for e in reply.explanations:
-        blocks.append(Text(f"decision {e.decision.decision_id.hex()}: {e.summary}", style="bold"))
+        blocks.append(prose(f"decision {e.decision.decision_id.hex()}: {e.summary}", style="bold"))
         parts = sorted({name for arm in e.arms for name in arm.parts})
         table = _table("", ("arm", "score", "probability", *parts, ""))
         for arm in e.arms:
@@ -198,7 +266,7 @@ def explanations(reply: trajectory_pb2.ExplainResponse) -> RenderableType:
                 *(f"{arm.parts[p]:+.2f}" if p in arm.parts else "" for p in parts),
                 "taken" if arm.taken else "",
             )
-        blocks += [table, Text(_footer(e))]
+        blocks += [table, prose(_footer(e))]
     return Group(*blocks)
 
 

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from agentgym.cli import tables
 from agentgym.cli.client import Client
+from agentgym.cli.escaping import MAX_PROSE, clean
 from agentgym.errors import AgentGymError, DaemonError
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, reward_pb2, trajectory_pb2
 from agentgym.trajectory import slug
@@ -57,18 +58,21 @@ def _word(enum: EnumDescriptor, number: int) -> Any:
     return known.name.removeprefix(prefix).lower() if known else number
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """One JSON object on a line of its own."""
     print(json.dumps(value, default=str), flush=True)  # noqa: T201 - command line
 
 
-def _show(arguments: argparse.Namespace, message: Message, table: Any) -> None:
+def show(arguments: argparse.Namespace, message: Message, table: Any) -> None:
+    """An answer as JSON, or as the table that is made of it."""
     if arguments.json:
-        _print_json(plain(message))
+        print_json(plain(message))
     else:
         tables.show(table(message))
 
 
-def _id(text: str, *sizes: int) -> bytes:
+def identifier(text: str, *sizes: int) -> bytes:
+    """An id in hex; raises AgentGymError naming the sizes (in bytes) that it may have."""
     try:
         value = bytes.fromhex(text)
     except ValueError:
@@ -85,7 +89,7 @@ def _id(text: str, *sizes: int) -> bytes:
 def status(client: Client, arguments: argparse.Namespace) -> None:
     """`agentgym status`."""
     reply = client.call(client.admin.Status, admin_pb2.StatusRequest())
-    _show(arguments, reply, tables.status)
+    show(arguments, reply, tables.status)
 
 
 def trajectories(client: Client, arguments: argparse.Namespace) -> None:
@@ -93,7 +97,7 @@ def trajectories(client: Client, arguments: argparse.Namespace) -> None:
     request = trajectory_pb2.ListTrajectoriesRequest(
         agent=arguments.agent, key=arguments.key, state=arguments.state, limit=arguments.limit
     )
-    _show(arguments, client.call(client.trajectories.List, request), tables.trajectories)
+    show(arguments, client.call(client.trajectories.List, request), tables.trajectories)
 
 
 def tail(client: Client, arguments: argparse.Namespace) -> None:
@@ -102,7 +106,7 @@ def tail(client: Client, arguments: argparse.Namespace) -> None:
     stream = client.stream(client.trajectories.Tail, request)
     for summary in _limited(stream, arguments.limit):
         if arguments.json:
-            _print_json(plain(summary))
+            print_json(plain(summary))
         else:
             print(tables.line(summary), flush=True)  # noqa: T201 - command line
 
@@ -116,14 +120,14 @@ def _limited(stream: Iterator[Any], limit: int) -> Iterator[Any]:
 
 def explain(client: Client, arguments: argparse.Namespace) -> None:
     """`agentgym explain ID`."""
-    request = trajectory_pb2.ExplainRequest(id=_id(arguments.id, 8, 16))
-    _show(arguments, client.call(client.trajectories.Explain, request), tables.explanations)
+    request = trajectory_pb2.ExplainRequest(id=identifier(arguments.id, 8, 16))
+    show(arguments, client.call(client.trajectories.Explain, request), tables.explanations)
 
 
 def policy_list(client: Client, arguments: argparse.Namespace) -> None:
     """`agentgym policy list`."""
     request = policy_pb2.ListPoliciesRequest(agent=arguments.agent)
-    _show(arguments, client.call(client.policies.List, request), tables.policies)
+    show(arguments, client.call(client.policies.List, request), tables.policies)
 
 
 # ---------------------------------------------------------------- changing
@@ -134,14 +138,14 @@ def reward(client: Client, arguments: argparse.Namespace) -> None:
     if arguments.revoke:
         revocation = reward_pb2.RevokeRequest(reward_id=arguments.revoke, reason=arguments.reason)
         reply = client.call(client.rewards.Revoke, revocation)
-        _say(
+        say(
             arguments,
             reply,
             f"revoked {arguments.revoke} of trajectory {reply.trajectory_id.hex()}",
         )
         return
     message = reward_pb2.Reward(
-        trajectory_id=_id(arguments.trajectory, 16) if arguments.trajectory else b"",
+        trajectory_id=identifier(arguments.trajectory, 16) if arguments.trajectory else b"",
         key=arguments.key or "",
         agent=arguments.agent,
         value=arguments.value,
@@ -157,7 +161,7 @@ def reward(client: Client, arguments: argparse.Namespace) -> None:
         raise DaemonError(f"{result.error} ({result.code})", code=result.code)
     ids = ", ".join(i.hex() for i in result.trajectory_ids)
     again = " (already known, nothing changed)" if result.duplicate else ""
-    _say(arguments, result, f"reward {result.reward_id} for trajectory {ids}{again}")
+    say(arguments, result, f"reward {result.reward_id} for trajectory {ids}{again}")
 
 
 def policy_promote(client: Client, arguments: argparse.Namespace) -> None:
@@ -192,11 +196,12 @@ def _scope(agent: str, agent_name: str) -> common_pb2.Scope:
 
 
 def _changed(arguments: argparse.Namespace, reply: policy_pb2.ChangeResponse) -> None:
-    _say(arguments, reply, f"live: {reply.version or 'none'} (before: {reply.previous or 'none'})")
+    say(arguments, reply, f"live: {reply.version or 'none'} (before: {reply.previous or 'none'})")
 
 
-def _say(arguments: argparse.Namespace, message: Message, text: str) -> None:
+def say(arguments: argparse.Namespace, message: Message, text: str) -> None:
+    """An answer as JSON, or one line about it."""
     if arguments.json:
-        _print_json(plain(message))
+        print_json(plain(message))
     else:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(clean(text, limit=MAX_PROSE) + "\n")

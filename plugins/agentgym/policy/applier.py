@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from agentgym.errors import SnapshotError
+from agentgym.errors import SnapshotError, UntrustedError
 from agentgym.policy.arms import Exploration
 from agentgym.policy.encoder import cache
 from agentgym.policy.evaluate import CatalogueCache, ScorerCache
 from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot, parse
+from agentgym.policy.trust import Trust
 from agentgym.proto.v1 import policy_pb2
+from agentgym.trajectory import Stage
 
 if TYPE_CHECKING:
     from agentgym.live import LivePolicies
@@ -50,13 +52,40 @@ class _Texts:
 class Applier:
     """The only writer of a `LivePolicies`; one thread uses it."""
 
-    def __init__(self, home: Path, live: LivePolicies) -> None:
+    def __init__(self, home: Path, live: LivePolicies, trust: Trust) -> None:
         self._home = home
         self._live = live
+        self._trust = trust
         self._texts: _Texts | None = None
+        self._said: set[str] = set()
+
+    def receive(
+        self,
+        signed: policy_pb2.SignedUpdate,
+        fetch: Fetch,
+        *,
+        age_s: float = 0.0,
+        common: bool = False,
+    ) -> bool:
+        """Puts an update into force if it is to be trusted; what is in force stays otherwise.
+
+        A refusal is counted, and said once per reason.
+        """
+        try:
+            trusted = self._trust.open(signed, common=common)
+        except UntrustedError as error:
+            self._live.refused += 1
+            if error.reason not in self._said:
+                self._said.add(error.reason)
+                logger.warning("AgentGym does not take %s", error)
+            return False
+        self.apply(trusted.update, fetch, age_s=age_s)
+        self._live.hold(trusted.holds_s)
+        self._said.clear()
+        return True
 
     def apply(self, update: policy_pb2.PolicyUpdate, fetch: Fetch, *, age_s: float = 0.0) -> None:
-        """Puts an update into force that the daemon gave `age_s` ago."""
+        """Puts an update into force that is trusted, and that the daemon gave `age_s` ago."""
         texts = self._texts_of(update, fetch)
         steering = update.steering
         exploration = Exploration(
@@ -72,14 +101,20 @@ class Applier:
             control_share=steering.control_share,
             stale_after_s=float(steering.stale_after_s),
             killed=steering.killed,
+            stage=_stage(steering.stage),
+            canary_share=steering.canary_share,
             policies=self._snapshots(update, fetch),
             down=frozenset(update.down),
             scorers=texts.scorers,  # a heartbeat changes neither policies nor texts
         )
         self._live.swap(policies, age_s=age_s)
 
-    def featuriser(self, update: policy_pb2.PolicyUpdate, fetch: Fetch) -> Featuriser:
-        """How texts become features, by an update; nothing is put into force."""
+    def featuriser(self, signed: policy_pb2.SignedUpdate, fetch: Fetch) -> Featuriser:
+        """How texts become features, by what any agent was once told; nothing comes into force.
+
+        Raises UntrustedError for what the daemon did not sign.
+        """
+        update = self._trust.timeless(signed)
         return self._texts_of(update, fetch).features
 
     def _texts_of(self, update: policy_pb2.PolicyUpdate, fetch: Fetch) -> _Texts:
@@ -117,6 +152,14 @@ class Applier:
                 if before is not None:
                     wanted[name] = before
         return wanted
+
+
+def _stage(number: int) -> Stage:
+    """A daemon that says nothing means live; of a stage that is not known nothing is applied."""
+    try:
+        return Stage(number or Stage.LIVE)
+    except ValueError:
+        return Stage.OBSERVE
 
 
 def _as_announced(snapshot: Snapshot, entry: policy_pb2.PolicyVersion) -> Snapshot:

@@ -8,6 +8,7 @@ dequantised numbers, so that the daemon recomputes exactly what the agent comput
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -97,6 +98,11 @@ class TextHasher:
             if first not in _STOP_WORDS or second not in _STOP_WORDS:
                 weights[self._bucket(f"{first} {second}")] += _PAIR_WEIGHT
         return _quantise(weights)
+
+    def pseudonym(self, name: str) -> str:
+        """A name as 16 hex digits that nobody without the installation's key can tie to it."""
+        name_bytes = name.encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, name_bytes, "sha256")[:8].hex()
 
     def _word(self, word: str) -> tuple[tuple[int, float], ...]:
         known = self._words.get(word)

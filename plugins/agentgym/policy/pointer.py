@@ -1,7 +1,7 @@
 """Follows the policies by the files that the daemon keeps in the shared directory, without gRPC.
 
 For forked children of a process that had a channel, and for the features' key while no daemon is
-there. A file that is no valid update changes nothing.
+there. A file that is no valid update, signed with a trusted key, changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from agentgym.errors import AgentGymError, EncoderError, SnapshotError
 from agentgym.policy.applier import Applier
 from agentgym.policy.snapshot import MAX_BYTES
+from agentgym.policy.trust import MAX_UPDATE_BYTES, Trust
 from agentgym.proto.v1 import policy_pb2
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Pointer:
     """The files for one agent; one thread polls."""
 
-    def __init__(self, home: Path, agent: str, live: LivePolicies) -> None:
+    def __init__(self, home: Path, agent: str, live: LivePolicies, *, key_file: Path) -> None:
         self._policies = home / _POLICIES
         name = hashlib.sha256(agent.encode("utf-8", "surrogatepass")).hexdigest() + _SUFFIX
         self._paths = (
@@ -44,7 +45,7 @@ class Pointer:
             self._policies / _DIRECTORY / _HANDSHAKE,
         )
         self._live = live
-        self._applier = Applier(home, live)
+        self._applier = Applier(home, live, Trust(key_file, home, agent))
         self._seen: tuple[Path, int] | None = None
         self._applied = b""
         self._said = ""
@@ -57,12 +58,14 @@ class Pointer:
         path, mtime_ns = found
         age_s = max(0.0, time.time() - mtime_ns / 1e9)
         try:
-            data = path.read_bytes()
+            data = _read(path)
             if data == self._applied:
                 self._live.touch(age_s=age_s)
             else:
-                self._applier.apply(policy_pb2.PolicyUpdate.FromString(data), self, age_s=age_s)
-                self._applied = data
+                signed = policy_pb2.SignedUpdate.FromString(data)
+                common = path == self._paths[1]
+                if self._applier.receive(signed, self, age_s=age_s, common=common):
+                    self._applied = data
         except (OSError, DecodeError, AgentGymError, ValueError, ArithmeticError) as error:
             self._say(f"could not apply {path}: {error!r}")
             if isinstance(error, OSError):
@@ -73,8 +76,8 @@ class Pointer:
     def features(self) -> Featuriser | None:
         """How this install turns texts into features, by the last handshake that left a file."""
         try:
-            update = policy_pb2.PolicyUpdate.FromString(self._paths[1].read_bytes())
-            return self._applier.featuriser(update, self)
+            signed = policy_pb2.SignedUpdate.FromString(_read(self._paths[1]))
+            return self._applier.featuriser(signed, self)
         except FileNotFoundError:
             return None
         except (OSError, DecodeError, AgentGymError, ValueError) as error:
@@ -113,3 +116,9 @@ class Pointer:
         if text != self._said:
             self._said = text
             logger.warning("AgentGym: %s", text)
+
+
+def _read(path: Path) -> bytes:
+    # A little more than an update may have: the envelope, and what tells that it is too long.
+    with path.open("rb") as file:
+        return file.read(MAX_UPDATE_BYTES + 2**10)

@@ -10,7 +10,7 @@ from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
 from agentgym.policy.evaluate import Catalogue, CatalogueCache, ScorerCache
 from agentgym.policy.features import Featuriser, TextVector
 from agentgym.policy.snapshot import Snapshot
-from agentgym.trajectory import ArmKind, Decision, PastCall, Tool
+from agentgym.trajectory import ArmKind, Decision, PastCall, Stage, Tool
 
 PROBE_SHARE = 0.05
 """How often a tool that is down is tried again where it would be chosen."""
@@ -26,6 +26,9 @@ class PolicySet:
     control_share: float
     stale_after_s: float
     killed: bool = False
+    stage: Stage = Stage.LIVE
+    canary_share: float = 0.0
+    """At the canary stage, of the units that get the policy."""
     policies: Mapping[str, Snapshot] = field(default_factory=dict)
     down: frozenset[bytes] = frozenset()
     """Fingerprints of tools that fail at present."""

@@ -16,6 +16,7 @@ from agentgym.errors import AgentGymError, DaemonError, EncoderError, SnapshotEr
 from agentgym.live import LivePolicies
 from agentgym.policy.applier import Applier
 from agentgym.policy.snapshot import MAX_BYTES
+from agentgym.policy.trust import Trust
 from agentgym.proto.v1 import artifact_pb2, policy_pb2
 from agentgym.proto.v1.artifact_pb2_grpc import ArtifactServiceStub
 from agentgym.proto.v1.policy_pb2_grpc import PolicyServiceStub
@@ -42,12 +43,14 @@ class Subscriber:
         self.config = config
         self.live = live
         self.connected = threading.Event()
-        self._applier = Applier(config.home, live)
+        trust = Trust(config.trusted_key_file, config.home, config.agent)
+        self._applier = Applier(config.home, live, trust)
         self._producer_id = producer_id
         self._policies = PolicyServiceStub(channel)
         self._artifacts = ArtifactServiceStub(channel)
         self._metadata: Metadata = ()
         self._said = ""
+        self._following = False
 
     def start(
         self,
@@ -73,13 +76,14 @@ class Subscriber:
         while not stop.is_set():
             try:
                 self._metadata = credentials(read_token(self.config.token_file))
-                for update in self._policies.Subscribe(self._request(), metadata=self._metadata):
-                    self._applier.apply(update, self)
+                for signed in self._policies.Subscribe(self._request(), metadata=self._metadata):
+                    taken = self._applier.receive(signed, self)
                     if not self.connected.is_set():
                         on_reconnect()
-                        self.live.follow(True)
                         self.connected.set()
-                    on_ready()
+                    self._follow(taken)
+                    if taken:
+                        on_ready()
                     delay, self._said = _BACKOFF_S[0], ""
             except DaemonError as error:
                 self._say(str(error))
@@ -92,11 +96,16 @@ class Subscriber:
             except Exception as error:  # noqa: BLE001 - the thread must live; it is said
                 if not stop.is_set():  # the channel was closed under us otherwise
                     self._say(f"could not apply a policy update: {error!r}", exc_info=True)
-            if self.connected.is_set():
-                self.connected.clear()
-                self.live.follow(False)
+            self.connected.clear()
+            self._follow(False)
             stop.wait(delay * _jitter.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_S[1])
+
+    def _follow(self, taken: bool) -> None:
+        """What is refused keeps no policy fresh, however alive the stream is."""
+        if taken != self._following:
+            self._following = taken
+            self.live.follow(taken)
 
     def _request(self) -> policy_pb2.SubscribeRequest:
         return policy_pb2.SubscribeRequest(
@@ -104,6 +113,7 @@ class Subscriber:
             plugin_version=VERSION,
             agent=self.config.agent,
             producer_id=self._producer_id,
+            signed=True,
         )
 
     def _operator_error(self, error: grpc.RpcError) -> bool:

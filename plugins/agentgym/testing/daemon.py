@@ -31,6 +31,7 @@ from agentgym.proto.v1 import (
     decision_pb2,
     policy_pb2,
     producer_pb2,
+    registry_pb2,
     reward_pb2,
     trajectory_pb2,
 )
@@ -40,8 +41,10 @@ from agentgym.proto.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to
 from agentgym.proto.v1.decision_pb2_grpc import add_DecisionServiceServicer_to_server
 from agentgym.proto.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from agentgym.proto.v1.producer_pb2_grpc import add_ProducerServiceServicer_to_server
+from agentgym.proto.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
 from agentgym.proto.v1.reward_pb2_grpc import add_RewardServiceServicer_to_server
 from agentgym.proto.v1.trajectory_pb2_grpc import add_TrajectoryServiceServicer_to_server
+from agentgym.testing.signing import SigningKey
 from agentgym.wire import BYTES, entry, tag
 
 FACTS = ("Export", "Record", "Put", "Report")
@@ -84,9 +87,10 @@ class Script:
 class FakeDaemon:
     """All services of agentgym.v1 and OTLP traces, in this process.
 
-    `with FakeDaemon(home) as daemon:` listens on `home/daemon.sock` and writes `home/token`, so
-    that `AgentGym(home=home)` finds it; `tcp=True` listens on a free port of 127.0.0.1 instead.
-    Whatever was received survives `stop` and `start`, as in the real daemon.
+    `with FakeDaemon(home) as daemon:` listens on `home/daemon.sock` and writes `home/token` and
+    `home/signing.pub`, so that `AgentGym(home=home)` finds and trusts it; `tcp=True` listens on a
+    free port of 127.0.0.1 instead. Whatever was received survives `stop` and `start`, as in the
+    real daemon.
     """
 
     def __init__(self, home: Path, *, tcp: bool = False, token: str = "fake-token") -> None:
@@ -104,8 +108,13 @@ class FakeDaemon:
             steering=steering(Exploration()),
             features=policy_pb2.FeatureSchema(number=GRAMS_ONLY),
         )
+        self.key = SigningKey()
+        """Signs what is pushed; another one in its place is that of a stranger."""
+        self.envelope: policy_pb2.SignedUpdate | None = None
+        """If set, what every subscriber gets instead of `update`, as it is."""
         self._updates = threading.Condition()
         self._version = 0
+        self._born = time.time_ns()
         self._subscribers = 0
         self._server: grpc.Server | None = None
         self.write_token()
@@ -123,6 +132,7 @@ class FakeDaemon:
         """Writes the token file that plugins read: the right token, or the one given."""
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "token").write_text(self.token if token is None else token)
+        (self.home / "signing.pub").write_text(self.key.public.hex())
 
     def start(self) -> None:
         """Listens; after `stop` on the same address again."""
@@ -139,6 +149,7 @@ class FakeDaemon:
             add_DecisionServiceServicer_to_server,
             add_PolicyServiceServicer_to_server,
             add_ProducerServiceServicer_to_server,
+            add_RegistryServiceServicer_to_server,
             add_RewardServiceServicer_to_server,
             add_TrajectoryServiceServicer_to_server,
         )
@@ -202,10 +213,30 @@ class FakeDaemon:
             update.live.extend(live)
             for name, value in changes.items():
                 setattr(update.steering, name, value)
-            self.update = update
+            self.update, self.envelope = update, None
             self._version += 1
             self._updates.notify_all()
         self.write_pointer()
+
+    def push_signed(self, envelope: policy_pb2.SignedUpdate) -> None:
+        """Pushes exactly this to every subscriber, whoever it is for and whatever is wrong with it.
+
+        Those that come later get it too, until the next `push`.
+        """
+        with self._updates:
+            self.envelope = envelope
+            self._version += 1
+            self._updates.notify_all()
+
+    def signed(self, agent: str, **changes: Any) -> policy_pb2.SignedUpdate:
+        """The present update for an agent, signed; `changes` are fields of PolicyUpdate."""
+        fields = {"agent": agent, "serial": self.serial, **changes}
+        return self.key.sign(self.update, **fields)
+
+    @property
+    def serial(self) -> int:
+        """Of the present update: rises with every push, also over fakes on the same home."""
+        return self._born + self._version
 
     def write_pointer(self) -> None:
         """Writes the files by which processes without gRPC follow the policies."""
@@ -214,9 +245,10 @@ class FakeDaemon:
         handshake = policy_pb2.PolicyUpdate()
         handshake.CopyFrom(self.update)
         handshake.ClearField("live")
-        files = {"handshake": handshake}
+        files = {"handshake": self.key.sign(handshake, agent="", serial=self.serial)}
         for version in self.update.live:
-            files[hashlib.sha256(version.scope.agent.encode()).hexdigest()] = self.update
+            agent = version.scope.agent
+            files[hashlib.sha256(agent.encode()).hexdigest()] = self.signed(agent)
             path = directory.parent / f"{version.version}.safetensors"
             path.write_bytes(self.artifacts.get(version.sha256, b""))
         for path in directory.glob("*.update"):
@@ -334,7 +366,9 @@ class FakeDaemon:
         reply = self.script.replies.get(method, default)
         return reply(request) if callable(reply) else reply
 
-    def _follow(self, context: grpc.ServicerContext) -> Iterator[policy_pb2.PolicyUpdate]:
+    def _follow(
+        self, agent: str, context: grpc.ServicerContext
+    ) -> Iterator[policy_pb2.SignedUpdate]:
         seen = -1
         with self._updates:
             self._subscribers += 1
@@ -345,8 +379,9 @@ class FakeDaemon:
                     self._updates.wait(0.2)  # `push` and the end of the call notify
                 if self._version == seen:
                     continue
-                seen, update = self._version, self.update
-            yield update
+                seen = self._version
+                envelope = self.envelope or self.signed(agent)
+            yield envelope
 
     def _unsubscribed(self) -> None:
         with self._updates:
@@ -384,9 +419,32 @@ class _Servicer:
         self._daemon._admit(method, request, context)
         return self._daemon._answer(method, request, default)
 
+    def __getattr__(self, method: str) -> Any:
+        """Verbs that answer what `reply` says, and nothing of their own."""
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def verb(request: Any, context: Any) -> Any:
+            self._daemon._admit(method, request, context)
+            if method not in self._daemon.script.replies:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, f"set reply({method!r}, ...) first")
+            return self._daemon._answer(method, request, policy_pb2.PolicyVersion())
+
+        return verb
+
     def Export(self, request: Any, context: Any) -> Any:
-        """OTLP spans."""
+        """OTLP spans, or a bundle: two services have a method of this name."""
+        if isinstance(request, registry_pb2.ExportRequest):
+            return iter([self._unary("ExportPolicy", request, context, artifact_pb2.Chunk())])
         return self._unary("Export", request, context, ExportTraceServiceResponse())
+
+    def Import(self, requests: Any, context: Any) -> Any:
+        """A bundle, received as one request."""
+        whole = registry_pb2.ImportRequest()
+        for request in requests:
+            request.data = whole.data + request.data
+            whole.MergeFrom(request)
+        return self._unary("Import", whole, context, policy_pb2.PolicyVersion())
 
     def Record(self, request: Any, context: Any) -> Any:
         """Decisions and features."""
@@ -417,9 +475,9 @@ class _Servicer:
     def Subscribe(self, request: Any, context: Any) -> Iterator[Any]:
         """Policies."""
         self._daemon._admit("Subscribe", request, context)
-        if request.contract_version != semconv.CONTRACT_VERSION:
+        if request.contract_version != semconv.CONTRACT_VERSION or not request.signed:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "wrong contract version")
-        yield from self._daemon._follow(context)
+        yield from self._daemon._follow(request.agent, context)
 
     def Get(self, request: Any, context: Any) -> Any:
         """A policy, a trajectory, or a file: three services have a method of this name."""
@@ -468,6 +526,18 @@ class _Servicer:
     def Pin(self, request: Any, context: Any) -> Any:
         """Keeps a version live."""
         return self._unary("Pin", request, context, policy_pb2.ChangeResponse())
+
+    def SetStage(self, request: Any, context: Any) -> Any:
+        """Moves an agent on the ladder."""
+        return self._unary("SetStage", request, context, policy_pb2.StageResponse())
+
+    def ListStages(self, request: Any, context: Any) -> Any:
+        """Where agents stand."""
+        return self._unary("ListStages", request, context, policy_pb2.ListStagesResponse())
+
+    def Kill(self, request: Any, context: Any) -> Any:
+        """Stops an agent, or revives it."""
+        return self._unary("Kill", request, context, policy_pb2.StageResponse(seen=True))
 
     def Status(self, request: Any, context: Any) -> Any:
         """The daemon's own state."""

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from agentgym.proto.v1 import common_pb2, policy_pb2
+from agentgym_daemon.clock import ManualClock
+from agentgym_daemon.lock import prepare
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.pointer import HANDSHAKE, Pointer, file_name
+from agentgym_daemon.policies.signing import Signer
 from agentgym_daemon.policies.updates import Updates
 
 AGENT = "support/desk ü"
@@ -32,6 +35,7 @@ class Desk:
     """A pointer over a book that can be changed."""
 
     def __init__(self, directory: Path) -> None:
+        prepare(directory)
         self.book, self.hub = Book(), Hub()
         self.down: dict[str, list[bytes]] = {}
         self.updates = Updates(
@@ -39,6 +43,7 @@ class Desk:
             handshake=policy_pb2.PolicyUpdate(
                 daemon_version="1", features=policy_pb2.FeatureSchema(number=1)
             ),
+            signer=Signer(directory, ManualClock()),
             down=lambda agent: self.down.get(agent, []),
             agents_down=lambda: self.down,
         )
@@ -50,7 +55,8 @@ class Desk:
         self.book.versions = [policy_pb2.PolicyVersion(scope=scope, version=version)]
 
     def read(self, name: str) -> policy_pb2.PolicyUpdate:
-        return policy_pb2.PolicyUpdate.FromString((self.directory / name).read_bytes())
+        signed = policy_pb2.SignedUpdate.FromString((self.directory / name).read_bytes())
+        return policy_pb2.PolicyUpdate.FromString(signed.update)
 
 
 @pytest.fixture
@@ -68,7 +74,10 @@ async def test_an_agent_finds_what_its_subscribers_are_told(desk: Desk) -> None:
 
     await desk.pointer.write()
 
-    assert desk.read(file_name(AGENT)) == desk.updates.of(AGENT)
+    kept = desk.updates.kept(desk.updates.of(AGENT))
+    assert (desk.directory / file_name(AGENT)).read_bytes() == kept.SerializeToString(
+        deterministic=True
+    )
     assert [v.version for v in desk.read(file_name(AGENT)).live] == ["p-000001"]
     assert list(desk.read(HANDSHAKE).live) == []
     assert desk.read(HANDSHAKE).daemon_version == "1"

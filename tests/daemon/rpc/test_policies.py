@@ -14,15 +14,17 @@ from grpc import aio
 from agentgym.policy.snapshot import digest, parse
 from agentgym.proto.v1 import artifact_pb2, common_pb2, policy_pb2
 from agentgym_daemon.app import version
-from agentgym_daemon.lock import read_feature_key
+from agentgym_daemon.clock import ManualClock
+from agentgym_daemon.lock import prepare, read_feature_key
 from agentgym_daemon.policies.book import Book
 from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.signing import Signer
 from agentgym_daemon.policies.updates import Updates
 from agentgym_daemon.rpc.artifacts import CHUNK_BYTES
 from agentgym_daemon.rpc.policies import PolicyService
 
 MakeCandidate = Callable[..., bytes]
-SUBSCRIPTION = policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk")
+SUBSCRIPTION = policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk", signed=True)
 
 
 @pytest.fixture
@@ -41,9 +43,14 @@ def register(desk: Any, scope: common_pb2.Scope, make_candidate: MakeCandidate) 
     return register
 
 
-def subscribe(client: Any, request: policy_pb2.SubscribeRequest = SUBSCRIPTION) -> Any:
+def subscribe(client: Any, agent: str = "support-desk") -> Any:
     """An open subscription."""
-    return client.policies.Subscribe(request, metadata=client.metadata, timeout=20)
+    return client.subscribe(agent)
+
+
+def told(signed: policy_pb2.SignedUpdate) -> policy_pb2.PolicyUpdate:
+    """What is in an envelope."""
+    return policy_pb2.PolicyUpdate.FromString(signed.update)
 
 
 async def download(client: Any, sha256: str) -> tuple[bytes, list[int]]:
@@ -96,9 +103,8 @@ async def test_every_change_of_what_is_live_is_pushed(desk: Any, register: Any) 
 async def test_a_subscriber_hears_only_of_its_own_agent(desk: Any, register: Any) -> None:
     version = await register()
     await desk.daemon._registry.promote(version, actor="test")
-    other = policy_pb2.SubscribeRequest(contract_version=1, agent="other")
 
-    mine, theirs = subscribe(desk.client), subscribe(desk.client, other)
+    mine, theirs = subscribe(desk.client), subscribe(desk.client, "other")
 
     assert [live.version for live in (await mine.read()).live] == [version]
     assert list((await theirs.read()).live) == []
@@ -160,7 +166,13 @@ class Quiet:
     book = Book()
 
 
-async def test_tools_that_are_down_are_pushed_to_their_agent() -> None:
+@pytest.fixture
+def signer(tmp_path: Path) -> Signer:
+    prepare(tmp_path)
+    return Signer(tmp_path, ManualClock())
+
+
+async def test_tools_that_are_down_are_pushed_to_their_agent(signer: Signer) -> None:
     hub, down = Hub(), {"support-desk": [b"find"], "other": [b"mail"]}
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]
@@ -168,32 +180,36 @@ async def test_tools_that_are_down_are_pushed_to_their_agent() -> None:
         updates=Updates(
             Quiet(),  # type: ignore[arg-type]
             handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+            signer=signer,
             down=lambda agent: down[agent],
         ),
+        stages=None,  # type: ignore[arg-type]
     )
     stream = service.Subscribe(SUBSCRIPTION, None)  # type: ignore[arg-type]
 
-    assert list((await anext(stream)).down) == [b"find"]
+    assert list(told(await anext(stream)).down) == [b"find"]
     down["support-desk"] = []
     hub.ring("support-desk")
-    assert list((await anext(stream)).down) == []
+    assert list(told(await anext(stream)).down) == []
     service.stop()
 
 
-async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
+async def test_a_silent_time_is_broken_by_a_heartbeat(signer: Signer) -> None:
     service = PolicyService(
         Quiet(),  # type: ignore[arg-type]
         Hub(),
         updates=Updates(
             Quiet(),  # type: ignore[arg-type]
             handshake=policy_pb2.PolicyUpdate(daemon_version="1"),
+            signer=signer,
         ),
+        stages=None,  # type: ignore[arg-type]
         heartbeat_s=0.001,
     )
 
     stream = service.Subscribe(SUBSCRIPTION, None)  # type: ignore[arg-type]
 
-    assert [(await anext(stream)).daemon_version for _ in range(3)] == ["1"] * 3
+    assert [told(await anext(stream)).daemon_version for _ in range(3)] == ["1"] * 3
     service.stop()
     assert [update async for update in stream] == []
 
@@ -212,7 +228,12 @@ async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
             "upgrade agentgym in the agent",
         ),
         (
-            policy_pb2.SubscribeRequest(contract_version=1),
+            policy_pb2.SubscribeRequest(contract_version=1, agent="a"),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "plugin speaks contract 1 without signatures, this daemon speaks 1; upgrade agentgym",
+        ),
+        (
+            policy_pb2.SubscribeRequest(contract_version=1, signed=True),
             grpc.StatusCode.INVALID_ARGUMENT,
             "agent: expected the name",
         ),
@@ -221,7 +242,7 @@ async def test_a_silent_time_is_broken_by_a_heartbeat() -> None:
 async def test_a_handshake_that_cannot_work_is_told_why(
     desk: Any, request_: policy_pb2.SubscribeRequest, code: grpc.StatusCode, message: str
 ) -> None:
-    stream = subscribe(desk.client, request_)
+    stream = desk.client.policies.Subscribe(request_, metadata=desk.client.metadata, timeout=20)
 
     with pytest.raises(aio.AioRpcError) as caught:
         await stream.read()

@@ -19,6 +19,7 @@ from autogen_core.tools import (
     Workbench,
 )
 
+from agentgym.integrations.marks import is_destructive
 from agentgym.recorder import Call, Run, active, current
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def watch_workbench(gym: AgentGym, workbench: Workbench) -> None:
     if hasattr(workbench, "call_tool_stream"):
         vars(workbench)["call_tool_stream"] = _watched_stream(gym, workbench.call_tool_stream)
     if isinstance(workbench, StaticWorkbench):
+        gym.recorder.protect(tool.name for tool in workbench._tools if is_destructive(tool))
         for tool in workbench._tools:
             if isinstance(tool, FunctionTool):
                 _carry_parent(gym, tool)

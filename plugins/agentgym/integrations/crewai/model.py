@@ -16,7 +16,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 
 from agentgym.errors import UnsupportedError
 from agentgym.integrations.crewai.classes import Derived, gym_of
-from agentgym.integrations.crewai.offers import native_offer, text_offer
+from agentgym.integrations.crewai.offers import destructive, native_offer, text_offer
 from agentgym.integrations.crewai.scope import Asked, Scope, current_scope
 from agentgym.recorder import Turn
 from agentgym.trajectory import Tool
@@ -152,6 +152,7 @@ def _decided(scope: Scope, model: Any, arguments: _Arguments) -> _Step:
     else:
         offered = text_offer(agent, scope.task) if text_agent else []
     if offered:
+        scope.gym.recorder.protect(destructive(agent if text_agent else scope.owner, scope.task))
         _close_unstarted(scope)
     turn = scope.run.turn(
         offered,

@@ -10,6 +10,7 @@ from crewai.tools.structured_tool import strip_composite_description_prefix
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel
 
+from agentgym.integrations.marks import is_destructive
 from agentgym.trajectory import Tool
 
 
@@ -33,6 +34,12 @@ def text_offer(agent: Any, task: Any) -> list[Tool]:
         )
         for tool in agent_tools(agent, task)
     ]
+
+
+def destructive(agent: Any, task: Any) -> list[str]:
+    """Names of the tools that say of themselves that their effect cannot be taken back."""
+    own = agent_tools(agent, task)
+    return [sanitize_tool_name(tool.name) for tool in own if is_destructive(tool)]
 
 
 def agent_tools(agent: Any, task: Any) -> Sequence[Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agentgym.gym import AgentGym
 
 FRAMEWORK = "langchain"
+UNIT = "agentgym_unit"
+"""In the metadata of a run's config: the unit by which assignment is sticky."""
 MAX_FRAMES = 20_000
 """More open runs than this are not followed: something does not end."""
 
@@ -51,6 +53,7 @@ class Frame:
         "parent",
         "pending",
         "tools",
+        "unit",
     )
 
     def __init__(self, parent: Frame | None, name: str, *, is_tool: bool = False) -> None:
@@ -61,6 +64,7 @@ class Frame:
         self.created = False  # by create_agent, which says its name itself
         self.agent_name = ""
         self.key = ""
+        self.unit = ""
         self.inputs: Any = None
         self.nodes: dict[AgentGym, Run | Call] = {}
         self.calls: dict[str, list[Call]] = {}  # begun by the middleware, by call id
@@ -134,6 +138,7 @@ class Frames:
         frame.tools = tools
         if metadata:
             frame.key = str(metadata.get("thread_id") or "")
+            frame.unit = str(metadata.get(UNIT) or "")
             frame.is_node = metadata.get("langgraph_node") == name
             frame.created = metadata.get("ls_integration") == "langchain_create_agent"
             frame.agent_name = metadata.get("lc_agent_name") or ""
@@ -241,11 +246,18 @@ class Frames:
                 operation=semconv.INVOKE_WORKFLOW,
                 task=task,
                 key=root.key,
+                unit=root.unit,
                 applies=applies,
             )
             root.nodes[gym] = parent
         run = gym.recorder.start_run(
-            name, framework=FRAMEWORK, task=task, parent=parent, key=agent.key, applies=applies
+            name,
+            framework=FRAMEWORK,
+            task=task,
+            parent=parent,
+            key=agent.key,
+            unit=agent.unit,
+            applies=applies,
         )
         agent.nodes[gym] = run
         return run

@@ -18,6 +18,7 @@ from langchain_core.runnables.config import ensure_config
 
 from agentgym.integrations.langchain.callbacks import install
 from agentgym.integrations.langchain.turns import Step, begin
+from agentgym.integrations.marks import is_destructive
 
 if TYPE_CHECKING:
     from agentgym.gym import AgentGym
@@ -163,10 +164,28 @@ def _steered_class(gym: AgentGym, plain: type[BaseChatModel]) -> type[BaseChatMo
         # Tracers and serialisers go by a model's name and module, which are to stay the same.
         labels = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
         meta: Any = type(plain)
-        made = meta(plain.__name__, (plain,), {**labels, **_METHODS, "__doc__": plain.__doc__})
+        members = {**labels, **_METHODS, **_binding(gym, plain), "__doc__": plain.__doc__}
+        made = meta(plain.__name__, (plain,), members)
         made.agentgym, made.agentgym_plain = gym, plain
         classes[plain] = made
     return classes[plain]  # type: ignore[no-any-return]
+
+
+def _binding(gym: AgentGym, plain: type[BaseChatModel]) -> dict[str, Any]:
+    """Notes which tools are marked as destructive: the request that comes of them does not say."""
+    if plain.bind_tools is BaseChatModel.bind_tools:
+        return {}  # a model that binds no tools is known by not having the method
+
+    def bind_tools(self: Any, tools: Any, **kwargs: Any) -> Any:
+        with gym.guard("langchain.tools"):
+            gym.recorder.protect(str(tool.name) for tool in tools if _is_marked(tool))
+        return plain.bind_tools(self, tools, **kwargs)
+
+    return {"bind_tools": bind_tools}
+
+
+def _is_marked(tool: Any) -> bool:
+    return hasattr(tool, "name") and is_destructive(tool)
 
 
 def _view(model: Any, kind: type[BaseChatModel]) -> BaseChatModel:
