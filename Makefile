@@ -8,6 +8,7 @@ TEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 ROWS ?=
+SUITES ?=
 FRESH ?=
 FUZZ_S ?=
 
@@ -23,7 +24,7 @@ LIGHTNING_BIN := $(LIGHTNING)/bin
 LIGHTNING_STAMP := $(LIGHTNING)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lightning demo test test-lightning torture lint proto docs bench clean
+.PHONY: help setup setup-lightning demo test test-lightning torture statistics lint proto docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -64,6 +65,10 @@ test-lightning: $(LIGHTNING_STAMP)  ## the second engine's suite, in its own env
 torture: $(STAMP)  ## the fault tests at full load, resumable, into build/reports (ROWS='B1 C2' FRESH=1 FUZZ_S=...)
 	@AGENTGYM_TEST_LOAD=full AGENTGYM_TEST_FRESH=$(FRESH) AGENTGYM_TEST_ROWS='$(ROWS)' AGENTGYM_TEST_FUZZ_S=$(FUZZ_S) \
 		$(BIN)/python -m pytest -q -p no:cacheprovider tests/faults $(TEST_ARGS)
+
+statistics: $(STAMP)  ## the safety suites at full load, resumable, into build/reports (SUITES='aa gate' FRESH=1)
+	@AGENTGYM_TEST_LOAD=full AGENTGYM_TEST_FRESH=$(FRESH) AGENTGYM_TEST_SUITES='$(SUITES)' \
+		$(BIN)/python -m pytest -q -p no:cacheprovider tests/safety $(TEST_ARGS)
 
 lint: $(STAMP)  ## format, lint, types, import arrows, docs
 	@$(BIN)/ruff format --check --quiet .

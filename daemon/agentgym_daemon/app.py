@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from agentgym.policy.features import TextHasher
+from agentgym.policy.arms import Exploration
+from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.proto.v1 import (
     admin_pb2_grpc,
     artifact_pb2_grpc,
@@ -25,13 +27,14 @@ from agentgym.proto.v1 import (
     log_pb2,
     policy_pb2_grpc,
     producer_pb2_grpc,
+    registry_pb2_grpc,
     reward_pb2_grpc,
     trajectory_pb2_grpc,
 )
 from agentgym_daemon.adoption import Adoption, Intake
 from agentgym_daemon.chores import Chores
 from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
-from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded
+from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded, shares
 from agentgym_daemon.encoders.choice import Choice, choose
 from agentgym_daemon.errors import StorageError
 from agentgym_daemon.health import METRICS_TYPE, Answer, HealthServer, verdict
@@ -40,16 +43,23 @@ from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
 from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
 from agentgym_daemon.metrics import Figures, Instruments, Meters
+from agentgym_daemon.policies.audit import Chain
+from agentgym_daemon.policies.book import Change
+from agentgym_daemon.policies.curation import Curator
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.hub import Hub
+from agentgym_daemon.policies.ladder import Climb, Ladder
 from agentgym_daemon.policies.pointer import Pointer
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.policies.signing import Signer
 from agentgym_daemon.policies.updates import Updates, handshake
 from agentgym_daemon.retention import Retention
 from agentgym_daemon.retraining import Retraining
+from agentgym_daemon.rewards.graders import Grading, graders
 from agentgym_daemon.rewards.housekeeping import Housekeeping
 from agentgym_daemon.rewards.lookup import StoreLookup
 from agentgym_daemon.rewards.resolve import Rewards
+from agentgym_daemon.rewards.tracing import Tracer
 from agentgym_daemon.rpc.admin import AdminService, Vitals
 from agentgym_daemon.rpc.admission import Admission, Disk, Limits
 from agentgym_daemon.rpc.artifacts import ArtifactService
@@ -58,16 +68,20 @@ from agentgym_daemon.rpc.ingest import CatalogueService, DecisionService, TraceS
 from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.rpc.policies import PolicyService
 from agentgym_daemon.rpc.producers import Producers, ProducerService
+from agentgym_daemon.rpc.registry import RegistryService, Sources
 from agentgym_daemon.rpc.rewards import RewardService
 from agentgym_daemon.rpc.server import RpcServer
+from agentgym_daemon.rpc.stages import Stages
 from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
 from agentgym_daemon.store.applier import Applier
+from agentgym_daemon.store.audit import audit_head
 from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.database import DATABASE_NAME, Store
 from agentgym_daemon.watching import ToolWatch
 
 DRAIN_S = 5.0
+ACTOR = "daemon"
 _GRACE_S = 1.0
 _CATCH_UP_S = 10.0
 _HOPELESS_S = 30.0
@@ -181,18 +195,37 @@ class Daemon:
         self._closing.push_async_callback(self._server.stop, 0.0)
         self._server.bind()
         await self._open_storage()
-        self._journal = Journal(self._log, self._clock)
+        with self._store.reading() as cursor:
+            chain = Chain(audit_head(cursor))
+        self._journal = Journal(self._log, self._clock, chain=chain)
+        self._signer = Signer(config.home, self._clock)
         self._registry = Registry(
             config.home / "policies",
             append=self._journal.append,
             clock=self._clock,
             changed=self._hub.ring,
         )
+        self._ladder = Ladder(config)
+        climb = Climb(self._ladder, append=self._journal.append, changed=self._moved)
         with self._store.reading() as cursor:
-            self._registry.load(*history(cursor))
+            versions, changes = history(cursor)
+        self._registry.load(versions, changes)
+        climb.load(changes)
+        self._registry.book.at_canary = lambda agent: self._ladder.rung(agent).name == "canary"
+        await self._chores.run(lambda: self._note_key(changes))
+        self._stages = Stages(climb, self._store, present=self._present)
         trainer = self._trainer_factory(config)
         self._closing.push_async_callback(asyncio.to_thread, trainer.close)
         lookup = StoreLookup(self._store)
+        self._tracer = Tracer(self._store, lambda: self.config, self._clock)
+        self._grading = Grading(
+            graders(config, self._clock),
+            lookup,
+            append=self._journal.append,
+            clock=self._clock,
+            count=self._count,
+        )
+        self._closing.push_async_callback(self._grading.close)
         self._tools = ToolWatch(self._store, feature_schema=encoder.schema)
         # Without it, tools are found down anew; that is no reason not to start.
         await self._chores.run(lambda: asyncio.to_thread(self._tools.load))
@@ -200,6 +233,8 @@ class Daemon:
         self._updates = Updates(
             self._registry,
             handshake=handshake(config, version(), feature_key, encoder.message()),
+            signer=self._signer,
+            ladder=self._ladder,
             down=self._tools.down,
             agents_down=self._tools.agents_down,
         )
@@ -244,7 +279,11 @@ class Daemon:
             written = log_pb2.LogRecord.FromString(last[1])
             self._clock.not_before(written.received_unix_nano)
         path = config.home / DATABASE_NAME
-        self._store = Store.open(path, aggregation=config.reward_aggregation)
+        self._store = Store.open(
+            path,
+            aggregation=config.reward_aggregation,
+            weights=shares(config.reward_weights),
+        )
         self._closing.push_async_callback(self._close_store)
         if self._store.quarantined:
             log.note_damage(self._store.quarantined, "the database could not be read")
@@ -324,10 +363,14 @@ class Daemon:
         chores.repeat(self._keep_house, every_s=lambda: _TICK_S)
         chores.repeat(self._train_due, every_s=self._training_tick_s, woken=self._rewarded)
         chores.follow(self._to_watch, self._look)
+        for grader, queue in self._grading.queues:
+            chores.follow(queue, partial(self._grading.grade, grader))
+        chores.spawn(chores.run(self._grading.catch_up))
 
     def _on_applied(self, batch: AppliedBatch) -> None:
         if batch.closed:
             self._tails.publish(batch.closed)
+            self._grading.ended(batch.closed)
         if batch.rewarded or batch.closed:
             self._to_watch.put_nowait(batch)
             self._rewarded.set()
@@ -356,6 +399,10 @@ class Daemon:
         for agent in await asyncio.to_thread(self._tools.take, batch):
             self._hub.ring(agent)
 
+    def _reward_alarms(self) -> list[str]:
+        problems = self._grading.problems.items()
+        return self._tracer.alarms() + [f"no reward by {name}: {why}" for name, why in problems]
+
     async def _caught_up(self) -> bool:
         return await asyncio.to_thread(self._applier.wait, self._log.end, _CATCH_UP_S)
 
@@ -374,15 +421,18 @@ class Daemon:
         rewards = Rewards(
             lookup, append=journal.append, caught_up=self._caught_up, clock=self._clock
         )
-        policies = PolicyService(registry, self._hub, updates=self._updates)
-        trajectories = TrajectoryService(
+        policies = PolicyService(registry, self._hub, updates=self._updates, stages=self._stages)
+        features = encoder.featuriser(TextHasher(feature_key))
+        trajectories = TrajectoryService(self._store, registry, self._tails, features=features)
+        self._admin = AdminService(
+            self.config,
             self._store,
             registry,
-            self._tails,
-            features=encoder.featuriser(TextHasher(feature_key)),
-        )
-        self._admin = AdminService(
-            self.config, self._store, registry, self._hub, vitals, down=self._tools.names_down
+            self._hub,
+            vitals,
+            down=self._tools.names_down,
+            stages=self._stages,
+            reward_alarms=self._reward_alarms,
         )
         traces = TraceService(journal, self._count)
         intake = Intake(
@@ -399,15 +449,25 @@ class Daemon:
             ProducerService(self._producers, self._count), server
         )
         reward_pb2_grpc.add_RewardServiceServicer_to_server(
-            RewardService(rewards, self._count), server
+            RewardService(rewards, self._tracer, self._count), server
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(
+            self._make_registry_service(features, feature_key), server
+        )
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(registry, encoder), server
         )
         trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return policies
+
+    def _make_registry_service(self, features: Featuriser, feature_key: bytes) -> RegistryService:
+        curator = Curator(self._registry, self._signer, feature_key=feature_key, clock=self._clock)
+        sources = Sources(self.config.home, self._store, self._log, features, feature_key)
+        return RegistryService(
+            self._registry, curator, sources, exploration=lambda: _exploration(self.config)
+        )
 
     def _make_adoption(self, intake: Intake) -> Adoption:
         def note_damage(path: Path, reason: str, lost_bytes: int) -> None:
@@ -437,13 +497,41 @@ class Daemon:
         )
         self._retention.days = fresh.retention_days
         self._admission.limits = _limits(fresh)
+        self._ladder.config = fresh
         self._updates.steer(fresh)
         self._hub.ring_all()
         waiting = [name for name in names if name not in RELOADABLE]
         taken = [name for name in names if name in RELOADABLE]
         _logger.info("settings reloaded; changed: %s", ", ".join(taken) or "nothing")
+        if taken:
+            change = Change(kind=Change.KIND_SETTINGS, actor=ACTOR, reason=", ".join(taken))
+            self._chores.spawn(self._note(change))
         if waiting:
             _logger.warning("settings that wait for a restart: %s", ", ".join(waiting))
+
+    # ---- the ladder
+
+    def _moved(self, agent: str) -> None:
+        """Tells an agent (empty: all) at once that its stage changed, or a kill."""
+        if agent:
+            self._hub.ring(agent)
+        else:
+            self._hub.ring_all()
+
+    def _present(self) -> set[str]:
+        return self._hub.agents() | {v.scope.agent for v in self._registry.book.versions()}
+
+    # ---- what the daemon itself changes
+
+    async def _note(self, change: Change) -> None:
+        await self._journal.append(log_pb2.LogRecord(change=change))
+
+    async def _note_key(self, changes: Sequence[Change]) -> None:
+        keys = [change.reason for change in changes if change.kind == Change.KIND_KEY]
+        if keys[-1:] != [self._signer.key_id]:
+            _logger.info("policies are signed with key %s from now on", self._signer.key_id)
+            reason = self._signer.key_id
+            await self._note(Change(kind=Change.KIND_KEY, actor=ACTOR, reason=reason))
 
     # ---- what others may look at
 
@@ -483,6 +571,15 @@ class Daemon:
             return ""
         silent_s = self._clock.monotonic() - self._beat
         return f"the event loop has not turned for {silent_s:.0f} s" if silent_s > _STUCK_S else ""
+
+
+def _exploration(config: DaemonConfig) -> Exploration:
+    return Exploration(
+        temperature=config.temperature,
+        floor=config.floor,
+        defer_floor=config.defer_floor,
+        top_k=config.top_k,
+    )
 
 
 def _limits(config: DaemonConfig) -> Limits:

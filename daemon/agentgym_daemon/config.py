@@ -5,7 +5,9 @@ Declared once, here. The file is $AGENTGYM_HOME/daemon.toml, one `name = value` 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,10 +18,12 @@ from agentgym_daemon.encoders import SCHEMAS
 from agentgym_daemon.errors import ConfigError
 
 FILE_NAME = "daemon.toml"
-Aggregation = Literal["last", "mean", "min"]
+Aggregation = Literal["last", "mean", "median", "min"]
 """How several rewards of a trajectory become one."""
 Engine = Literal["torch", "lightning"]
 """What trains: this interpreter's torch, or Agent Lightning in one of its own (docs/adr/0001)."""
+STAGES = ("observe", "shadow", "canary", "live")
+"""The rungs of an agent's ladder, lowest first."""
 _LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
@@ -41,6 +45,8 @@ class DaemonConfig:
     home: Path
     listen: str | None
     control_share: float
+    stage: str
+    canary_share: float
     temperature: float
     floor: float
     defer_floor: float
@@ -54,6 +60,22 @@ class DaemonConfig:
     default_reward: float | None
     default_reward_after_s: float
     reward_aggregation: Aggregation
+    reward_weights: str
+    reward_hold_s: float
+    source_cap: float
+    source_caps: str
+    cost_weights: str
+    reward_rules: str
+    reward_function: str
+    reward_function_timeout_s: float
+    judge_url: str
+    judge_model: str
+    judge_key_file: Path | None
+    judge_key_env: str
+    judge_prompt_file: Path | None
+    judge_share: float
+    judge_calls_per_day: int
+    judge_timeout_s: float
     idle_ttl_s: float
     engine: str
     engine_python: Path | None
@@ -72,6 +94,8 @@ class DaemonConfig:
 RELOADABLE = frozenset(
     (
         "control_share",
+        "stage",
+        "canary_share",
         "temperature",
         "floor",
         "defer_floor",
@@ -83,6 +107,10 @@ RELOADABLE = frozenset(
         "seed",
         "default_reward",
         "default_reward_after_s",
+        "reward_hold_s",
+        "source_cap",
+        "source_caps",
+        "cost_weights",
         "idle_ttl_s",
         "retention_days",
         "min_free_bytes",
@@ -173,9 +201,51 @@ def _value(
     else:
         return setting.default
     try:
-        return setting.parse(str(raw))
+        return setting.parse(_text(raw))
     except ValueError as error:
         raise ConfigError(f"{place}: got {raw!r}; {error}. {setting.help}") from error
+
+
+def _text(raw: Any) -> str:
+    """A value as the command line and the environment would give it."""
+    match raw:
+        case dict():
+            return ",".join(f"{name}={value}" for name, value in raw.items())
+        case list():
+            return json.dumps(raw)
+    return str(raw)
+
+
+def shares(text: str) -> dict[str, float]:
+    """The numbers in NAME=NUMBER,..., as a checked setting holds them."""
+    parts = [part.rpartition("=") for part in text.split(",") if part.strip()]
+    return {name.strip(): float(value) for name, _, value in parts}
+
+
+def _shares(high: float, *names: str) -> Callable[[str], str]:
+    """NAME=NUMBER,... with numbers from 0; one form for all ways of writing the same."""
+    number = _number(0.0, high)
+
+    def parse(text: str) -> str:
+        found: dict[str, float] = {}
+        for part in filter(str.strip, text.split(",")):
+            name, equals, value = (piece.strip() for piece in part.rpartition("="))
+            if not (name and equals):
+                raise ValueError(f"expected NAME=NUMBER,..., got {part.strip()!r}")
+            if names and name not in names:
+                raise ValueError(f"expected one of {', '.join(names)}, got {name!r}")
+            if name in found:
+                raise ValueError(f"{name!r} is there twice")
+            found[name] = number(value)
+        return ",".join(f"{name}={value:g}" for name, value in sorted(found.items()))
+
+    return parse
+
+
+def _url(text: str) -> str:
+    if text and not re.match(r"https?://[^/\s]+", text):
+        raise ValueError("expected the base of an OpenAI-compatible API, such as http://host/v1")
+    return text.rstrip("/")
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
@@ -243,6 +313,19 @@ def _program(text: str) -> Path:
     return path
 
 
+def _stage(text: str) -> str:
+    if text not in STAGES:
+        raise ValueError(f"expected one of {', '.join(STAGES)}")
+    return text
+
+
+def _inner_share(text: str) -> float:
+    value = _number(0, 1, above=True)(text)
+    if value >= 1.0:
+        raise ValueError("expected a number between 0 and 1, without them")
+    return value
+
+
 def _listen(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -278,6 +361,20 @@ SETTINGS: tuple[Setting, ...] = (
         _number(0, 1),
         0.10,
         "Share of trajectories that run without the policy, for comparison.",
+    ),
+    Setting(
+        "stage",
+        "AGENTGYM_DAEMON_STAGE",
+        _stage,
+        "live",
+        "How far agents may go whose stage nobody set: observe, shadow, canary or live.",
+    ),
+    Setting(
+        "canary_share",
+        "AGENTGYM_DAEMON_CANARY_SHARE",
+        _inner_share,
+        0.05,
+        "Share of units that get the policy at the stage canary, unless the step there names one.",
     ),
     Setting(
         "temperature",
@@ -368,7 +465,119 @@ SETTINGS: tuple[Setting, ...] = (
         "AGENTGYM_DAEMON_REWARD_AGGREGATION",
         _aggregation,
         "last",
-        "How several rewards of a trajectory become one: last, mean or min.",
+        "How several rewards of a trajectory become one: last, mean, median or min.",
+    ),
+    Setting(
+        "reward_weights",
+        "AGENTGYM_DAEMON_REWARD_WEIGHTS",
+        _shares(_INFINITY),
+        "",
+        "How much a source counts in mean and median, SOURCE=WEIGHT,...; 1 unless set, 0: never.",
+    ),
+    Setting(
+        "reward_hold_s",
+        "AGENTGYM_DAEMON_REWARD_HOLD_S",
+        _number(0, _INFINITY),
+        0.0,
+        "Seconds after its arrival for which a reward is shown but not learned from.",
+    ),
+    Setting(
+        "source_cap",
+        "AGENTGYM_DAEMON_SOURCE_CAP",
+        _number(0, 1, above=True),
+        0.1,
+        "Largest share of the training weight that one source of rewards may have.",
+    ),
+    Setting(
+        "source_caps",
+        "AGENTGYM_DAEMON_SOURCE_CAPS",
+        _shares(1),
+        "user=1",
+        "Caps of single sources, SOURCE=SHARE,...; 1 is no cap.",
+    ),
+    Setting(
+        "cost_weights",
+        "AGENTGYM_DAEMON_COST_WEIGHTS",
+        _shares(_INFINITY, "tokens_per_1k", "second", "call"),
+        "",
+        "What a success loses by its cost, KIND=WEIGHT,... of tokens_per_1k, second and call.",
+    ),
+    Setting(
+        "reward_rules",
+        "AGENTGYM_DAEMON_REWARD_RULES",
+        str,
+        "",
+        "Rewards without code, a list of {when, value, name}; see Rewards.",
+    ),
+    Setting(
+        "reward_function",
+        "AGENTGYM_DAEMON_REWARD_FUNCTION",
+        str,
+        "",
+        "Your function from a run to its reward: MODULE:NAME, PATH.py:NAME or an entry point.",
+    ),
+    Setting(
+        "reward_function_timeout_s",
+        "AGENTGYM_DAEMON_REWARD_FUNCTION_TIMEOUT_S",
+        _number(0, _INFINITY, above=True),
+        10.0,
+        "Seconds that it may take for one run; then its process is ended.",
+    ),
+    Setting(
+        "judge_url",
+        "AGENTGYM_DAEMON_JUDGE_URL",
+        _url,
+        "",
+        "Base of the OpenAI-compatible API of an LLM judge; empty: no judge.",
+    ),
+    Setting(
+        "judge_model",
+        "AGENTGYM_DAEMON_JUDGE_MODEL",
+        str,
+        "",
+        "The judge's model.",
+    ),
+    Setting(
+        "judge_key_file",
+        "AGENTGYM_DAEMON_JUDGE_KEY_FILE",
+        Path,
+        None,
+        "File with the API key of the judge.",
+    ),
+    Setting(
+        "judge_key_env",
+        "AGENTGYM_DAEMON_JUDGE_KEY_ENV",
+        str,
+        "OPENAI_API_KEY",
+        "Environment variable with the API key, where there is no file.",
+    ),
+    Setting(
+        "judge_prompt_file",
+        "AGENTGYM_DAEMON_JUDGE_PROMPT_FILE",
+        Path,
+        None,
+        "What the judge is told instead of the built-in prompt.",
+    ),
+    Setting(
+        "judge_share",
+        "AGENTGYM_DAEMON_JUDGE_SHARE",
+        _number(0, 1),
+        1.0,
+        "Share of the trajectories that are judged.",
+    ),
+    Setting(
+        "judge_calls_per_day",
+        "AGENTGYM_DAEMON_JUDGE_CALLS_PER_DAY",
+        _integer(0),
+        1000,
+        "Calls of the judge in a day, by UTC; 0: none.",
+    ),
+    Setting(
+        "judge_timeout_s",
+        "AGENTGYM_DAEMON_JUDGE_TIMEOUT_S",
+        _number(0, _INFINITY, above=True),
+        30.0,
+        "Longest call of the judge, in seconds.",
     ),
     Setting(
         "idle_ttl_s",

@@ -19,12 +19,16 @@ from agentgym_daemon.config import DaemonConfig
 from agentgym_daemon.errors import DaemonError, ListenError
 from agentgym_daemon.lock import (
     FEATURE_KEY_NAME,
+    SIGNING_KEY_NAME,
+    SIGNING_PUBLIC_NAME,
     TOKEN_NAME,
     holder,
     is_held,
     read_feature_key,
+    read_signing_key,
     read_token,
 )
+from agentgym_daemon.policies.signing import public_file
 from agentgym_daemon.rpc.server import SOCKET_NAME, check_socket_path
 
 LEAST_FREE_BYTES = 512 * 2**20
@@ -88,7 +92,11 @@ def _directory(home: Path) -> Check:
 
 
 def _secrets(home: Path) -> Iterator[Check]:
-    readers = {TOKEN_NAME: read_token, FEATURE_KEY_NAME: read_feature_key}
+    readers: dict[str, Callable[[Path], Any]] = {
+        TOKEN_NAME: read_token,
+        FEATURE_KEY_NAME: read_feature_key,
+        SIGNING_KEY_NAME: read_signing_key,
+    }
     for name, read in readers.items():
         path = home / name
         try:
@@ -100,6 +108,21 @@ def _secrets(home: Path) -> Iterator[Check]:
             yield Check(name, Verdict.WARN, f"{path} is open to others", f"chmod 600 {path}")
         else:
             yield Check(name, Verdict.OK, f"{path} is there and private")
+            if name == SIGNING_KEY_NAME:
+                yield _public_key(home)
+
+
+def _public_key(home: Path) -> Check:
+    """Whoever may write this file says which policies this machine's agents take."""
+    path = home / SIGNING_PUBLIC_NAME
+    if not path.exists():
+        return Check(path.name, Verdict.WARN, f"{path} is missing", _START)
+    if path.stat().st_mode & 0o022:
+        return Check(path.name, Verdict.WARN, f"others may write {path}", f"chmod 600 {path}")
+    if path.read_bytes() != public_file(home):
+        found = f"{path} is not the public half of {SIGNING_KEY_NAME}"
+        return Check(path.name, Verdict.FAIL, found, "start the daemon again: it writes it")
+    return Check(path.name, Verdict.OK, f"{path} is the public half of {SIGNING_KEY_NAME}")
 
 
 def _socket_path(home: Path) -> Check:

@@ -14,6 +14,7 @@ DaemonError
 ├── AmbiguousKeyError     several unrewarded trajectories have this key
 ├── InvalidRewardError    a reward is not a number in [0, 1], or names nothing
 ├── InvalidRequestError   a request cannot be understood
+├── BundleError           a bundle of a policy cannot be trusted or used
 ├── PolicyStateError      a policy version cannot be changed in this way now
 └── ContractError         the other side speaks another contract version
 """
@@ -101,6 +102,10 @@ class InvalidRewardError(DaemonError, ValueError):
 
 class InvalidRequestError(DaemonError, ValueError):
     """A request cannot be understood."""
+
+
+class BundleError(DaemonError, ValueError):
+    """A bundle of a policy cannot be trusted or used; nothing of it was kept."""
 
 
 class PolicyStateError(DaemonError):

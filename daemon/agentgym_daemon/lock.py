@@ -17,10 +17,13 @@ LOCK_NAME = "daemon.lock"
 TOKEN_NAME = "token"
 FEATURE_KEY_NAME = "feature.key"
 FEATURE_KEY_BYTES = 32
+SIGNING_KEY_NAME = "signing.key"
+SIGNING_PUBLIC_NAME = "signing.pub"
+SIGNING_KEY_BYTES = 32
 
 
 def prepare(home: Path) -> None:
-    """Makes the directory (0700), its token and its feature key (0600) where they are missing."""
+    """Makes the directory (0700), its token and its keys (0600) where they are missing."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if home.stat().st_mode & 0o077:
@@ -31,6 +34,9 @@ def prepare(home: Path) -> None:
         raise DirectoryError(home, f"it cannot be made or entered ({error.strerror})") from error
     _make_secret(home / TOKEN_NAME, lambda: (secrets.token_hex(32) + "\n").encode())
     _make_secret(home / FEATURE_KEY_NAME, lambda: secrets.token_bytes(FEATURE_KEY_BYTES))
+    _make_secret(
+        home / SIGNING_KEY_NAME, lambda: f"{secrets.token_hex(SIGNING_KEY_BYTES)}\n".encode()
+    )
 
 
 def read_token(home: Path) -> str:
@@ -52,6 +58,22 @@ def read_feature_key(home: Path) -> bytes:
             f"{FEATURE_KEY_NAME} has {len(key)} bytes, expected {FEATURE_KEY_BYTES}; restore it",
         )
     return key
+
+
+def read_signing_key(home: Path) -> bytes:
+    """The seed of the key that signs what agents are told."""
+    text = _read(home / SIGNING_KEY_NAME).decode("ascii", "replace").strip()
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != SIGNING_KEY_BYTES:
+        raise DirectoryError(
+            home,
+            f"{SIGNING_KEY_NAME} holds no key of {2 * SIGNING_KEY_BYTES} hex digits; restore it, "
+            "or remove it: the next start makes a new one, which agents must be given",
+        )
+    return seed
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentgym_daemon.clock import SystemClock
-from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.config import DaemonConfig, shares
 from agentgym_daemon.errors import DaemonError
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
@@ -48,7 +48,11 @@ def rebuild(config: DaemonConfig) -> RebuildResult:
         try:
             before = _hashes(config, log.end)
             after = rebuild_store(
-                config.home, log=log, decode=decode_traces, aggregation=config.reward_aggregation
+                config.home,
+                log=log,
+                decode=decode_traces,
+                aggregation=config.reward_aggregation,
+                weights=shares(config.reward_weights),
             )
         finally:
             log.close()
@@ -61,7 +65,11 @@ def _hashes(config: DaemonConfig, log_end: int) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        store = Store.open(path, aggregation=config.reward_aggregation)
+        store = Store.open(
+            path,
+            aggregation=config.reward_aggregation,
+            weights=shares(config.reward_weights),
+        )
     except DaemonError as error:
         _log.warning("the present database cannot be read: %s", error)
         return {}

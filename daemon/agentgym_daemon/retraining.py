@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
 from agentgym_daemon.policies.book import scope_key, scope_of
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.rewards.tracing import treatment
 from agentgym_daemon.store.database import Store
+from agentgym_daemon.store.targets import Shares, Treatment
 from agentgym_daemon.store.training import (
     Progress,
     export_snapshot,
+    held_back,
     imported,
     scope_progress,
 )
@@ -34,6 +38,7 @@ from agentgym_daemon.store.training import (
 _log = logging.getLogger(__name__)
 
 ACTOR = "trainer"
+_MOST_SOURCES = 100
 PROMOTED, REJECTED, KEPT, FAILED = "promoted", "rejected", "kept", "failed"
 Append = Callable[[log_pb2.LogRecord], Awaitable[int]]
 Train = Callable[[TrainJob], Awaitable[TrainResult]]
@@ -84,8 +89,19 @@ class Retraining:
         return [await self._run(row) for row in progress if self._is_due(row)]
 
     def _progress(self) -> list[Progress]:
+        since_ns = self._treatment().received_before_ns
         with self._store.reading() as cursor:
-            return scope_progress(cursor)
+            progress = scope_progress(cursor)
+            if not self._config.reward_hold_s:
+                return progress
+            # What is held back counts when it may be learned from.
+            return [
+                replace(row, rewarded=row.rewarded - held_back(cursor, row.scope, since_ns))
+                for row in progress
+            ]
+
+    def _treatment(self) -> Treatment:
+        return treatment(self._config, self._store.rules, self._clock.now_ns())
 
     def _is_due(self, row: Progress) -> bool:
         return row.scope.feature_schema == self._encoder.schema and schedule.due(
@@ -102,9 +118,10 @@ class Retraining:
         version = self._registry.book.next_version()
         _log.info("training %s of %s on %d rewarded", version, scope_key(scope), row.rewarded)
         try:
-            result = await self._train_once(row, version, phases)
+            result, window = await self._train_once(row, version, phases)
             with phases("register"):
                 verdict, report = await self._conclude(scope, result)
+            report["window"] = window
             report["seconds"] = {**phases.seconds, **result.seconds}
         except (OSError, SnapshotError, DirectoryError) as error:
             _log.exception("training %s failed", version)
@@ -126,7 +143,10 @@ class Retraining:
         with self._store.reading() as cursor:
             return imported(cursor, row.scope)
 
-    async def _train_once(self, row: Progress, version: str, phases: Phases) -> TrainResult:
+    async def _train_once(
+        self, row: Progress, version: str, phases: Phases
+    ) -> tuple[TrainResult, dict[str, Any]]:
+        """The result, and the window of trajectories that the trainer was given."""
         job = TrainJob(
             snapshot=self._directory / f"{version}.snapshot",
             out=self._directory / f"{version}.safetensors",
@@ -134,13 +154,14 @@ class Retraining:
             created_unix_nano=self._clock.now_ns(),
             seed=self._config.seed,
             parent=self._parent(scope_of(row.scope)),
+            best=self._best(scope_of(row.scope)),
             encoder=self._encoder.path,
             settings=self._settings,
         )
         try:
             with phases("export"):
-                await asyncio.to_thread(self._export, row, job.snapshot)
-            return await self._train(job)
+                window = await asyncio.to_thread(self._export, row, job.snapshot)
+            return await self._train(job), window
         finally:
             with contextlib.suppress(OSError):
                 job.snapshot.unlink(missing_ok=True)
@@ -150,10 +171,31 @@ class Retraining:
         intact = {version.version for version in self._registry.live(scope.agent)}
         return self._registry.path(live) if live in intact else None
 
-    def _export(self, row: Progress, path: Path) -> None:
+    def _best(self, scope: common_pb2.Scope) -> Path | None:
+        """The best version so far, by the receipt of the live one; None where its file is gone."""
+        live = self._registry.book.live_version(scope)
+        if not live:
+            return None
+        receipt = json.loads(self._registry.book.get(live).receipt_json or "{}")
+        path = self._registry.path(str(receipt.get("best") or live))
+        return path if path.exists() else None
+
+    def _export(self, row: Progress, path: Path) -> dict[str, Any]:
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        how = self._treatment()
         with self._store.reading() as cursor:
-            export_snapshot(cursor, row.scope, path, feature_key=self._feature_key)
+            exported = export_snapshot(
+                cursor, row.scope, path, feature_key=self._feature_key, treatment=how
+            )
+        return {
+            "trajectories": exported.trajectories,
+            "first_no": exported.first_no,
+            "last_no": exported.last_no,
+            "last_closed_ns": exported.last_closed_ns,
+            "received_before_ns": how.received_before_ns,
+            "held_out_in": self._settings.held_out_in,
+            "sources": dict(sorted(_largest(exported.sources).items())),
+        }
 
     async def _conclude(
         self, scope: common_pb2.Scope, result: TrainResult
@@ -185,6 +227,12 @@ class Retraining:
         except PolicyStateError:  # pinned while it was being registered
             return KEPT
         return PROMOTED
+
+
+def _largest(sources: Mapping[str, Shares]) -> dict[str, Any]:
+    """The sources that are most of a training; whoever makes up names must not fill the log."""
+    largest = sorted(sources, key=lambda name: -sources[name].given)[:_MOST_SOURCES]
+    return {name: sources[name]._asdict() for name in largest}
 
 
 def settings_of(config: DaemonConfig) -> LearningSettings:

@@ -26,7 +26,9 @@ from agentgym.proto.v1 import (
     catalogue_pb2_grpc,
     common_pb2,
     decision_pb2_grpc,
+    policy_pb2,
     policy_pb2_grpc,
+    registry_pb2_grpc,
     reward_pb2,
     reward_pb2_grpc,
     trajectory_pb2_grpc,
@@ -99,6 +101,24 @@ class StillTrainer:
         self.status = "closed"
 
 
+class Subscription:
+    """A stream of policies; what it gives is out of its envelope, whose signature others test."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def read(self) -> Any:
+        """The next update, or the end of the stream."""
+        signed = await self.call.read()
+        if signed is aio.EOF:
+            return signed
+        return policy_pb2.PolicyUpdate.FromString(signed.update)
+
+    def cancel(self) -> None:
+        """Leaves."""
+        self.call.cancel()
+
+
 class Client:
     """All stubs of one daemon on one channel."""
 
@@ -111,6 +131,7 @@ class Client:
         self.catalogue = catalogue_pb2_grpc.CatalogueServiceStub(self.channel)
         self.rewards = reward_pb2_grpc.RewardServiceStub(self.channel)
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
+        self.registry = registry_pb2_grpc.RegistryServiceStub(self.channel)
         self.artifacts = artifact_pb2_grpc.ArtifactServiceStub(self.channel)
         self.trajectories = trajectory_pb2_grpc.TrajectoryServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
@@ -118,6 +139,13 @@ class Client:
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """One call with the client's metadata and a deadline."""
         return await method(request, metadata=self.metadata, timeout=20, **options)
+
+    def subscribe(self, agent: str = AGENT, **fields: Any) -> Subscription:
+        """An open subscription of an agent."""
+        request = policy_pb2.SubscribeRequest(
+            **{"contract_version": 1, "agent": agent, "signed": True, **fields}
+        )
+        return Subscription(self.policies.Subscribe(request, metadata=self.metadata, timeout=60))
 
     async def status(self) -> admin_pb2.StatusResponse:
         """The daemon's status."""

@@ -102,11 +102,7 @@ async def test_enough_rewards_train_promote_and_push_again_and_again(
 ) -> None:
     async with open_desk(retrain_trajectories=2, seed=5) as desk:
         desk.trainer.answer = answering(make_candidate)
-        stream = desk.client.policies.Subscribe(
-            policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk"),
-            metadata=desk.client.metadata,
-            timeout=60,
-        )
+        stream = desk.client.subscribe()
         await stream.read()
 
         for number in (1, 2):
@@ -314,11 +310,7 @@ async def test_a_batch_that_cannot_be_watched_costs_no_other(
             return {"support-desk"}
 
         monkeypatch.setattr(desk.daemon._tools, "take", take)
-        stream = desk.client.policies.Subscribe(
-            policy_pb2.SubscribeRequest(contract_version=1, agent="support-desk"),
-            metadata=desk.client.metadata,
-            timeout=60,
-        )
+        stream = desk.client.subscribe()
         await stream.read()
 
         for number in (1, 2):  # one turn of the watch has both

@@ -66,7 +66,7 @@ def test_loopback_addresses_may_be_listened_on(tmp_path: Path, listen: str) -> N
         ("top_k", "0", "expected a whole number of at least 1"),
         ("top_k", "2.5", "expected a whole number of at least 1"),
         ("default_reward", "2", "expected a number from 0 to 1"),
-        ("reward_aggregation", "max", "expected one of last, mean, min"),
+        ("reward_aggregation", "max", "expected one of last, mean, median, min"),
         ("encoder", "bert", "expected one of none, default, minilm"),
     ],
 )

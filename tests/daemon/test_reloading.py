@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentgym import semconv
-from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.config import RELOADABLE, SETTINGS, changed, reloaded, resolve
 from agentgym_daemon.errors import ConfigError
-
-SUBSCRIPTION = policy_pb2.SubscribeRequest(
-    contract_version=semconv.CONTRACT_VERSION, agent="support-desk"
-)
 
 
 def test_what_can_be_reloaded_are_settings() -> None:
@@ -30,7 +24,7 @@ def test_only_what_may_change_does(tmp_path: Any) -> None:
 
 
 async def test_agents_hear_of_new_settings_at_once(desk: Any) -> None:
-    stream = desk.client.policies.Subscribe(SUBSCRIPTION, metadata=desk.client.metadata)
+    stream = desk.client.subscribe()
     before = await stream.read()
 
     desk.daemon.reload(replace(desk.daemon.config, control_share=0.5, top_k=2))

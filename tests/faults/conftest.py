@@ -6,16 +6,10 @@ load; `make torture` runs it whole and writes build/reports/<ROW>.json, which al
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +26,7 @@ from tests.faults.processes import (
     shared_daemon,
 )
 from tests.faults.sending import otlp, pump, span, traces
+from tests.reports import FULL, FUZZ_S, TIMEOUT_S, Report, has_passed, share_of, summarise
 
 __all__ = [
     "daemon",
@@ -48,15 +43,8 @@ __all__ = [
 ]
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-REPORTS = ROOT / "build" / "reports"
-SHARE = 20
-"""An ordinary run carries this part of the stated load."""
-FULL = os.environ.get("AGENTGYM_TEST_LOAD") == "full"
-FRESH = os.environ.get("AGENTGYM_TEST_FRESH") == "1"
+ROOM = "tests/faults"
 ROWS = frozenset(os.environ.get("AGENTGYM_TEST_ROWS", "").upper().split())
-FUZZ_S = float(os.environ.get("AGENTGYM_TEST_FUZZ_S") or (1800.0 if FULL else 10.0))
-_TORTURE_TIMEOUT_S = 6 * 3600
 _ROW = re.compile(r"test_([a-g]\d+)_\w+\.py")
 _PHASES = pytest.StashKey[dict[str, pytest.TestReport]]()
 
@@ -66,12 +54,8 @@ _PHASES = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 @pytest.fixture(scope="session")
 def load() -> Callable[..., int]:
-    """How much of a stated load this run carries: all of it, or a twentieth, but `least`."""
-
-    def share(full: int, least: int = 3) -> int:
-        return full if FULL else min(full, max(least, full // SHARE))
-
-    return share
+    """How much of a stated load this run carries."""
+    return share_of
 
 
 @pytest.fixture(scope="session")
@@ -86,30 +70,6 @@ def fuzz_s() -> float:
     return FUZZ_S
 
 
-@dataclass
-class Report:
-    """What one test of a row promises, under which load, and what it measured."""
-
-    row: str
-    test: str
-    promise: str = ""
-    load: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    passed: bool = False
-    seconds: float = 0.0
-
-    def entry(self) -> dict[str, Any]:
-        """The test's part of the row's file."""
-        return {
-            "promise": self.promise,
-            "load": self.load,
-            "figures": self.figures,
-            "passed": self.passed,
-            "seconds": round(self.seconds, 2),
-            "key": config_key(),
-        }
-
-
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     """Takes a test's promise, load and figures; kept in the row's file when the load is whole."""
@@ -121,33 +81,7 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     phase = request.node.stash.get(_PHASES, {}).get("call")
     made.passed = phase is not None and phase.passed
     if FULL:
-        _keep(made)
-
-
-def _keep(made: Report) -> None:
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    path = REPORTS / f"{made.row}.json"
-    tests = {name: one for name, one in _tests_of(made.row).items() if one["key"] == config_key()}
-    tests[made.test] = made.entry()
-    whole = {
-        "row": made.row,
-        "pass": all(one["passed"] for one in tests.values()),
-        "seconds": round(sum(one["seconds"] for one in tests.values()), 2),
-        "command": f"make torture ROWS={made.row}",
-        "commit": _commit(),
-        "machine": _machine(),
-        "tests": tests,
-    }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
-
-
-def _tests_of(row: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads((REPORTS / f"{row}.json").read_text())["tests"])
-    except (OSError, ValueError, KeyError):
-        return {}
+        made.keep(ROOM, f"make torture ROWS={made.name}")
 
 
 def row_of(path: Path) -> str:
@@ -155,36 +89,6 @@ def row_of(path: Path) -> str:
     match = _ROW.fullmatch(path.name)
     assert match, f"expected test_<row>_<words>.py, such as test_b1_sigkill.py, got {path.name}"
     return match[1].upper()
-
-
-@cache
-def config_key() -> str:
-    """Hash of what a report speaks of: both packages, these tests, and how long is fuzzed."""
-    digest = hashlib.sha256(f"{FUZZ_S}".encode())
-    for room in ("plugins/agentgym", "daemon/agentgym_daemon", "tests/faults"):
-        for path in sorted((ROOT / room).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
-@cache
-def _machine() -> dict[str, Any]:
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
 
 
 @pytest.hookimpl(wrapper=True)
@@ -210,9 +114,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if ROWS and row not in ROWS:
             dropped.append(item)
         elif FULL:
-            item.add_marker(pytest.mark.timeout(_TORTURE_TIMEOUT_S), append=False)
-            before = _tests_of(row).get(item.name, {})
-            if not FRESH and before.get("passed") and before.get("key") == config_key():
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S), append=False)
+            if has_passed(row, item.name, ROOM):
                 dropped.append(item)
     items[:] = [item for item in items if item not in dropped]
     config.hook.pytest_deselected(items=dropped)
@@ -220,16 +123,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what the reports say, after a run of the whole load."""
-    if not FULL or not REPORTS.is_dir():
-        return
-    write = terminalreporter.write_line
-    terminalreporter.section("fault tests at full load")
-    for path in sorted(REPORTS.glob("*.json")):
-        whole = json.loads(path.read_text())
-        write(f"{whole['row']:4}{'pass' if whole['pass'] else 'FAIL':6}{whole['seconds']:9.1f} s")
-        for name, one in sorted(whole["tests"].items()):
-            shown = ", ".join(f"{k}={v}" for k, v in {**one["load"], **one["figures"]}.items())
-            write(f"    {'ok  ' if one['passed'] else 'FAIL'}  {name}: {shown}")
+    rows = [row_of(path) for path in HERE.glob("test_*.py")]
+    summarise(terminalreporter, rows, "fault tests at full load")
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,8 @@ TOOLS: list[BaseTool] = [look_up, refund]
 ENTRIES: list[tuple[Any, str]] = [
     *((Frames, name) for name in ("start", "end", "start_tool", "end_tool", "run_of", "get")),
     *((Recorder, name) for name in ("start_run", "decide", "end", "_allowed", "_features")),
-    *((Run, name) for name in ("turn", "call", "finish", "done", "asked")),
+    *((Recorder, name) for name in ("protect", "_fallback")),
+    *((Run, name) for name in ("turn", "call", "finish", "done", "asked", "touches")),
     *((Turn, "finish"), (Turn, "may_call"), (Call, "finish"), (GymHooks, "_start_call")),
     *((PolicySet, "decide"), (PolicySet, "catalogue"), (PolicySet, "version")),
     *((Scorer, "__call__"), (Featuriser, "within"), (RecordingSink, "put")),

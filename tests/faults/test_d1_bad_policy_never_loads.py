@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,10 @@ from agentgym.policy import snapshot
 from agentgym.policy.features import TextHasher
 from agentgym.policy.parameters import initial
 from agentgym.policy.pointer import Pointer
+from agentgym.policy.trust import MAX_UPDATE_BYTES
 from agentgym.proto.v1 import policy_pb2
 from agentgym.testing.daemon import FakeDaemon
+from agentgym.testing.signing import SigningKey
 from agentgym.trajectory import ArmKind, Tool
 
 TOOLS = (Tool("find_order", "Finds an order."), Tool("refund", "Pays an order back."))
@@ -201,17 +206,18 @@ def test_an_agent_keeps_its_policy_whatever_the_daemon_sends(
 @pytest.mark.parametrize("target", ["older", "endless", "nowhere"])
 def test_a_link_in_place_of_a_file_changes_nothing(target: str, home: Path) -> None:
     """The route of forked children: a symlink is worth what its content is."""
-    live = LivePolicies()
-    pointer = Pointer(home, AGENT, live)
+    live, daemon = LivePolicies(), FakeDaemon(home)
+    key = daemon.key
+    pointer = Pointer(home, AGENT, live, key_file=home / "signing.pub")
     place = home / "policies"
     (place / "current").mkdir(parents=True)
-    update = policy_pb2.PolicyUpdate(feature_key=b"any", steering=FakeDaemon(home).update.steering)
+    update = policy_pb2.PolicyUpdate(feature_key=b"any", steering=daemon.update.steering)
     update.features.number = 1
-    announce(update, made("p-000001", seed=0), "p-000001", place)
+    announce(key, update, made("p-000001", seed=0), "p-000001", place)
     assert pointer.poll()
     assert decides(live) == "p-000001"
 
-    announce(update, GOOD, "p-000002", place)
+    announce(key, update, GOOD, "p-000002", place)
     path = place / "p-000002.safetensors"
     path.unlink()
     to = {"older": place / "p-000001.safetensors", "endless": Path("/dev/zero")}
@@ -223,11 +229,103 @@ def test_a_link_in_place_of_a_file_changes_nothing(target: str, home: Path) -> N
     assert live.applied == ["p-000001"]
 
 
-def announce(update: policy_pb2.PolicyUpdate, data: bytes, version: str, place: Path) -> None:
+def announce(
+    key: SigningKey, update: policy_pb2.PolicyUpdate, data: bytes, version: str, place: Path
+) -> None:
     """Lays a policy and its pointer down, as the daemon does."""
     (place / f"{version}.safetensors").write_bytes(data)
     del update.live[:]
     entry = update.live.add(version=version, sha256=snapshot.digest(data), size=len(data))
     entry.scope.agent = entry.scope.agent_name = AGENT
     entry.scope.feature_schema = 1
-    (place / "current" / "handshake.update").write_bytes(update.SerializeToString())
+    name = hashlib.sha256(AGENT.encode()).hexdigest()
+    signed = key.sign(update, agent=AGENT, serial=int(version[2:]))
+    (place / "current" / f"{name}.update").write_bytes(signed.SerializeToString())
+
+
+def forged(daemon: FakeDaemon, old: policy_pb2.SignedUpdate) -> dict[str, policy_pb2.SignedUpdate]:
+    """Envelopes with a policy that nothing is wrong with, which must not get through."""
+    entry = daemon.publish(GOOD, version="p-000002", agent=AGENT)
+    wanted = policy_pb2.PolicyUpdate()
+    wanted.CopyFrom(daemon.update)
+    del wanted.live[:]
+    wanted.live.append(entry)
+    serial = daemon.serial + 1000
+    good = daemon.key.sign(wanted, agent=AGENT, serial=serial)
+    stranger = SigningKey()
+    now_ns, week_ns = time.time_ns(), 7 * 86_400 * 10**9
+    past = {"issued_unix_nano": now_ns - 2 * week_ns, "expires_unix_nano": now_ns - week_ns}
+    last = bytes([good.update[-1] ^ 1])
+    return {
+        "a replayed older update": old,
+        "another key": stranger.sign(wanted, agent=AGENT, serial=serial),
+        "another key under our name": like(
+            stranger.sign(wanted, agent=AGENT, serial=serial), key_id=daemon.key.key_id
+        ),
+        "an older serial": daemon.key.sign(wanted, agent=AGENT, serial=1),
+        "expired": daemon.key.sign(wanted, agent=AGENT, serial=serial, **past),
+        "for another agent": daemon.key.sign(wanted, agent="other", serial=serial),
+        "for any agent": daemon.key.sign(wanted, agent="", serial=serial),
+        "changed": like(good, update=good.update[:-1] + last),
+        "cut": like(good, update=good.update[: len(good.update) // 2]),
+        "the signature of another": like(good, signature=old.signature),
+        "unsigned": like(good, signature=b""),
+        "an older daemon's": policy_pb2.SignedUpdate.FromString(wanted.SerializeToString()),
+        "huge": daemon.key.sign_bytes(good.update + b"\0" * MAX_UPDATE_BYTES),
+        "signed nonsense": daemon.key.sign_bytes(b"\xff" * 64),
+    }
+
+
+def like(signed: policy_pb2.SignedUpdate, **changes: Any) -> policy_pb2.SignedUpdate:
+    """An envelope with some of its fields replaced."""
+    fields = {"update": signed.update, "key_id": signed.key_id, "signature": signed.signature}
+    return policy_pb2.SignedUpdate(**(fields | changes))
+
+
+def test_an_agent_keeps_its_policy_whoever_speaks_for_the_daemon(
+    follower: tuple[FakeDaemon, AgentGym], until: Callable[..., None], report: Any
+) -> None:
+    """Forged, replayed, expired and misdirected updates over gRPC: 0 accepted, each is counted."""
+    daemon, gym = follower
+    old = daemon.signed(AGENT)
+    daemon.push(*daemon.update.live, temperature=0.2)
+    until(lambda: gym.live.current.exploration.temperature == 0.2, "the newer update")
+    attacks = forged(daemon, old)
+
+    for number, (name, envelope) in enumerate(attacks.items(), 1):
+        daemon.push_signed(envelope)
+        until(lambda n=number: gym.live.refused >= n, f"{name} to be refused")
+        assert decides(gym.live) == "p-000001", name
+
+    report.load["updates"] = len(attacks)
+    report.figures["accepted"] = len(gym.live.applied) - 1
+    assert gym.status()["refused"] == len(attacks)
+    assert gym.status()["applied"] == ["p-000001"]
+    assert gym.live.current.exploration.temperature == 0.2
+    daemon.push(daemon.publish(GOOD, version="p-000002", agent=AGENT))
+    until(lambda: decides(gym.live) == "p-000002", "the good update to be applied")
+
+
+def test_a_pointer_file_that_nobody_signed_changes_nothing(home: Path) -> None:
+    """The route of forked children: the same attacks, by file."""
+    with FakeDaemon(home) as daemon:
+        daemon.push(daemon.publish(made("p-000001", seed=0), version="p-000001", agent=AGENT))
+        old = daemon.signed(AGENT)
+        daemon.push(*daemon.update.live)
+        live = LivePolicies()
+        pointer = Pointer(home, AGENT, live, key_file=home / "signing.pub")
+        assert pointer.poll()
+        attacks = forged(daemon, old)
+    name = hashlib.sha256(AGENT.encode()).hexdigest()
+    path = home / "policies" / "current" / f"{name}.update"
+    (home / "policies" / "p-000002.safetensors").write_bytes(GOOD)
+
+    for number, (attack, envelope) in enumerate(attacks.items(), 1):
+        path.write_bytes(envelope.SerializeToString())
+        os.utime(path, ns=(0, time.time_ns() + number * 10**9))
+        pointer.poll()
+        assert decides(live) == "p-000001", attack
+
+    assert live.applied == ["p-000001"]
+    # One is cut where the file is read, and is no envelope any more.
+    assert live.refused >= len(attacks) - 1

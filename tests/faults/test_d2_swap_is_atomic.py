@@ -17,6 +17,7 @@ from agentgym.policy.applier import Applier
 from agentgym.policy.evaluate import Catalogue, Scorer
 from agentgym.policy.features import TextHasher
 from agentgym.policy.parameters import Parameters, initial
+from agentgym.policy.trust import Trust
 from agentgym.proto.v1 import policy_pb2
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.trajectory import ArmKind, Tool
@@ -127,7 +128,7 @@ def test_every_decision_is_of_exactly_one_version(
 ) -> None:
     """1,000 swaps under 64 deciding threads: no mixture, no exception, propensities sum to 1."""
     files, live = Files(), LivePolicies()
-    applier = Applier(home, live)
+    applier = Applier(home, live, Trust(home / "signing.pub", home, AGENT))
     catalogue = Catalogue(TOOLS, TextHasher(KEY))
     expected = {
         version: tuple(Scorer(policy, catalogue)(TASK, ()).right)

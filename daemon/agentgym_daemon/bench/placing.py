@@ -15,6 +15,7 @@ from agentgym.trajectory import Tool
 from agentgym_daemon.clock import SystemClock
 from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.lock import prepare
+from agentgym_daemon.policies.audit import Chain, verify
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.journal import Journal
 
@@ -48,7 +49,7 @@ async def _register(home: Path, policies: Iterable[Placed]) -> dict[str, bytes]:
     log = SegmentLog(home / "log", clock=clock)
     registry = Registry(
         home / "policies",
-        append=Journal(log, clock).append,
+        append=Journal(log, clock, chain=Chain(verify(p for _, p in log.replay()).head)).append,
         clock=clock,
         changed=lambda agent: None,
     )

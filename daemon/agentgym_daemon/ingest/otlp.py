@@ -26,6 +26,7 @@ EVENTS = "otel.events"
 """Key under which a span's events lie among its stored attributes."""
 STATUS_MESSAGE = "otel.status_message"
 UNKNOWN_AGENT = "unknown"
+_MAX_REASON = 1000
 
 _MODES: dict[str | None, int] = {
     name.removeprefix("MODE_").lower(): number for name, number in common_pb2.Mode.items()
@@ -227,6 +228,7 @@ def _read_events(into: list[Evaluation], span: Span, attributes: dict[str, Any])
                 value=float(score),
                 name=text_of(values.get(semconv.EVALUATION_NAME)) or "evaluation",
                 time_ns=min(event.time_unix_nano or span.start_time_unix_nano, MAX_BIGINT),
+                reason=(text_of(values.get(semconv.EVALUATION_EXPLANATION)) or "")[:_MAX_REASON],
             )
         )
     attributes[EVENTS] = events

@@ -29,6 +29,7 @@ from agentgym_daemon.learning import schedule
 from agentgym_daemon.learning.dataset import Act, Dataset, GradientArm, Step, Trajectory
 from agentgym_daemon.learning.health import Health, calls
 from agentgym_daemon.learning.improve import improve
+from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 
 ENCODER_ENV = "AGENTGYM_ENCODER"
@@ -61,6 +62,7 @@ class Learner:
     ) -> None:
         self.settings = settings or LearningSettings()
         self._seed, self._gate = seed, gate
+        self._anchors = Anchors()
         self._features = features
         self._rng = random.Random(seed)
         self._catalogues = CatalogueCache(features)
@@ -197,7 +199,7 @@ class Learner:
         }
         outcome = improve(
             dataset,
-            parent.parameters if parent else None,
+            replace(self._anchors, incumbent=parent.parameters if parent else None),
             manifest,
             settings=self.settings,
             seed=self._seed,
@@ -205,6 +207,8 @@ class Learner:
         if outcome.receipt.accepted or not self._gate:
             self._versions.append(version)
             snapshot = Snapshot(version, outcome.sha256, outcome.candidate, manifest)
+            if outcome.receipt.best == version:
+                self._anchors = Anchors(best=outcome.candidate, best_version=version)
             self._policies = replace(self._policies, policies={_AGENT: snapshot})
 
 

@@ -1,14 +1,14 @@
-"""Tier 0 of the gate: what a candidate must show on stored data before it may go live (numpy).
+"""The gate: what a candidate must show on stored data before it may go live (numpy).
 
-The file itself (hash, layout, self-test), finite weights, limited change on the newest steps, and
-a replay likelihood on trajectories that no version was ever trained on.
+Tier 0 is below, tier 1 in `proof`. Tier 0: the file itself (hash, layout, self-test), finite
+weights, limited change on the newest steps, and a replay likelihood on trajectories that no version
+was ever trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 
@@ -17,46 +17,37 @@ from agentgym.policy import snapshot
 from agentgym.policy.parameters import Parameters, initial
 from agentgym_daemon.learning import credit
 from agentgym_daemon.learning.arrays import Floats, step_arrays
+from agentgym_daemon.learning.checks import Check, Receipt
 from agentgym_daemon.learning.churn import allowed_matrix, churn, estimates
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
+from agentgym_daemon.learning.proof import Anchors, prove
 from agentgym_daemon.learning.settings import LearningSettings
 
 _LEAST_HELD_OUT = 10
 _CERTAIN = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One condition: passed, failed, or (None) not applicable, and why."""
-
-    name: str
-    passed: bool | None
-    reason: str
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The gate's verdict with every figure that it rests on."""
-
-    tier: int
-    accepted: bool
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the candidate was rejected; empty if it was not."""
-        return tuple(
-            f"{check.name}: {check.reason}" for check in self.checks if check.passed is False
-        )
-
-    def plain(self) -> dict[str, Any]:
-        """The receipt as JSON values."""
-        return {
-            **asdict(self),
-            "checks": [asdict(c) for c in self.checks],
-            "reasons": list(self.reasons),
-        }
+def judge(
+    data: bytes,
+    sha256: str,
+    dataset: Dataset,
+    *,
+    anchors: Anchors,
+    settings: LearningSettings,
+) -> Receipt:
+    """Judges the candidate file `data` by all that the runs say of it; never raises for it."""
+    first = tier0(data, sha256, dataset, incumbent=anchors.incumbent, settings=settings)
+    if not first.accepted:
+        return first
+    candidate = snapshot.parse(data, sha256)
+    fresh = [t for t in dataset.trajectories if t.held_out(settings.held_out_in)]
+    proof = prove(candidate.parameters, dataset, fresh, anchors, settings)
+    return Receipt(
+        tier=proof.tier,
+        accepted=all(check.passed is not False for check in proof.checks),
+        checks=(*first.checks, *proof.checks),
+        best=candidate.version if proof.is_best else anchors.best_version,
+    )
 
 
 def tier0(

@@ -9,10 +9,12 @@ from typing import Any
 from agentgym.policy import snapshot
 from agentgym.policy.parameters import Parameters
 from agentgym_daemon.learning import gate
+from agentgym_daemon.learning.checks import Receipt
 from agentgym_daemon.learning.dataset import Dataset
 from agentgym_daemon.learning.health import replay as health_after
 from agentgym_daemon.learning.health import stale
 from agentgym_daemon.learning.phases import Phases
+from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import TrainReport, train
 
@@ -25,12 +27,12 @@ class Outcome:
     data: bytes
     sha256: str
     report: TrainReport
-    receipt: gate.Receipt
+    receipt: Receipt
 
 
 def improve(
     dataset: Dataset,
-    parent: Parameters | None,
+    anchors: Anchors,
     manifest: Mapping[str, Any],
     *,
     settings: LearningSettings,
@@ -38,6 +40,7 @@ def improve(
     phases: Phases | None = None,
 ) -> Outcome:
     """Trains a candidate and passes its file to the gate; the same for the same arguments."""
+    parent = anchors.incumbent
     phases = phases or Phases()
     with phases("train"):
         dataset, dropped = _without_stale(dataset)
@@ -45,7 +48,7 @@ def improve(
         data = snapshot.dump(candidate, manifest)
         sha256 = snapshot.digest(data)
     with phases("gate"):
-        receipt = gate.tier0(data, sha256, dataset, incumbent=parent, settings=settings)
+        receipt = gate.judge(data, sha256, dataset, anchors=anchors, settings=settings)
     return Outcome(candidate, data, sha256, replace(report, stale=dropped), receipt)
 
 

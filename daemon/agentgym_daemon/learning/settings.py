@@ -48,6 +48,10 @@ class LearningSettings:
     recent_steps: int = 500
     max_changed: float = 0.30
     max_kl: float = 0.20
+    least_decisions: int = 300  # not trained on; below, the candidate's worth is unproven
+    anchor_margin: float = 0.01  # below the agent alone
+    best_margin: float = 0.02  # below the best version ever promoted
+    tool_margin: float = 0.05  # below it on the requests of one tool
     # the distribution of arms by which change is measured: the daemon's steering
     temperature: float = 0.1
     floor: float = 0.02

@@ -49,6 +49,7 @@ class TrainJob:
     created_unix_nano: int
     seed: int
     parent: Path | None = None
+    best: Path | None = None  # the best version ever promoted, where it is not the parent
     encoder: Path | None = None
     settings: LearningSettings = field(default_factory=LearningSettings)
 
@@ -304,6 +305,7 @@ def _message(job: TrainJob, number: int) -> dict[str, Any]:
         "id": number,
         "snapshot": str(job.snapshot),
         "parent": None if job.parent is None else str(job.parent),
+        "best": None if job.best is None else str(job.best),
         "encoder": None if job.encoder is None else str(job.encoder),
         "out": str(job.out),
         "version": job.version,

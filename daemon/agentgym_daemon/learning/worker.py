@@ -1,7 +1,7 @@
 """The trainer's process: one JSON job per line on stdin, one JSON answer per line on stdout.
 
-    {"id", "snapshot", "parent", "encoder", "out", "version", "seed", "created_unix_nano",
-     "settings"}
+    {"id", "snapshot", "parent", "best", "encoder", "out", "version", "seed",
+     "created_unix_nano", "settings"}
     -> {"id", "ok": true, "report", "receipt", "sha256", "size", "seconds"}
      | {"id", "ok": false, "error"}
 
@@ -31,6 +31,7 @@ from agentgym_daemon.encoders.choice import featuriser_from
 from agentgym_daemon.learning.dataset import Dataset, grams_only, read_dataset
 from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.phases import Phases
+from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 
 MEMORY_ENV = "AGENTGYM_TRAINER_MEMORY_BYTES"
@@ -47,6 +48,7 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     phases = Phases()
     with phases("load"):
         parent = _load(job.get("parent"))
+        best = _load(job.get("best")) or parent
         known = parent.parameters if parent else None
         dataset = read_dataset(
             Path(job["snapshot"]),
@@ -54,7 +56,14 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
             featuriser=_featuriser(job.get("encoder")),
         )
         manifest = _manifest(job, dataset, parent, settings)
-    outcome = improve(dataset, known, manifest, settings=settings, seed=job["seed"], phases=phases)
+    anchors = Anchors(
+        incumbent=known,
+        best=best.parameters if best else None,
+        best_version=best.version if best else "",
+    )
+    outcome = improve(
+        dataset, anchors, manifest, settings=settings, seed=job["seed"], phases=phases
+    )
     with phases("write"):
         _write(Path(job["out"]), outcome.data)
     return {

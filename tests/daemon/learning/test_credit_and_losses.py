@@ -66,7 +66,9 @@ def test_the_torch_loss_equals_the_numpy_surprise(right: list[float], reward: fl
     first = torch.zeros(1, dtype=torch.float64)
 
     product = losses.log_product(logs, none, owner, first_B=first)
-    got = losses.outcome_loss(product, torch.tensor([reward], dtype=torch.float64), SETTINGS)
+    got = losses.outcome_loss(
+        product, torch.tensor([reward], dtype=torch.float64), torch.ones(1), SETTINGS
+    )
 
     want = credit.surprise(np.array([np.prod(right)]), np.array([reward]), SETTINGS)
     assert float(got) == pytest.approx(want[0])
@@ -79,7 +81,9 @@ def test_a_visible_error_explains_a_failure_away() -> None:
     owner = torch.zeros(2, dtype=torch.int64)
 
     product = losses.log_product(logs, wrong, owner, first_B=first)
-    losses.outcome_loss(product, torch.zeros(1, dtype=torch.float64), SETTINGS).backward()  # type: ignore[no-untyped-call]
+    losses.outcome_loss(
+        product, torch.zeros(1, dtype=torch.float64), torch.ones(1), SETTINGS
+    ).backward()  # type: ignore[no-untyped-call]
 
     assert logs.grad is not None
     assert not logs.grad.any()

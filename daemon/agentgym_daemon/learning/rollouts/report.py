@@ -152,11 +152,12 @@ class Reporter:
         Raises grpc.RpcError where no daemon answers.
         """
         request = policy_pb2.SubscribeRequest(
-            contract_version=semconv.CONTRACT_VERSION, agent=self.agent
+            contract_version=semconv.CONTRACT_VERSION, agent=self.agent, signed=True
         )
         stream = self._policies.Subscribe(request, metadata=self._metadata, timeout=_TIMEOUT_S)
         try:
-            handshake = next(iter(stream))
+            # No policy is taken here, so the signature is not looked at.
+            handshake = policy_pb2.PolicyUpdate.FromString(next(iter(stream)).update)
             return bytes(handshake.feature_key), handshake.features.number
         finally:
             stream.cancel()

@@ -1,0 +1,188 @@
+"""What a policy is worth beside another one, or beside the agent alone, and whether that is known.
+
+The agent alone is known from two sides: the control group, and the defer arms of the sampled runs.
+The two are joined in the proportion in which the difference to the policy varies least (a control
+variate; Lavenberg & Welch, Management Science 27:322, 1981).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from agentgym_daemon.learning.arrays import Floats
+from agentgym_daemon.learning.dataset import Trajectory
+from agentgym_daemon.learning.evaluation import estimators, targets
+from agentgym_daemon.learning.evaluation.estimators import Estimate, Terms
+from agentgym_daemon.learning.evaluation.logged import Log, decided, log_of
+
+LEAST_RUNS = 30
+LEAST_EFFECTIVE = 50.0
+MOST_OUTSIDE = 0.25
+MOST_CLIPPED = 0.01
+_ESTIMATORS = {
+    "ips": estimators.ips,
+    "snips": estimators.snips,
+    "dr": estimators.doubly_robust,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """How much the runs say of a policy that did not decide them."""
+
+    runs: int
+    decisions: int
+    effective: float  # Kish's effective number of runs
+    outside: float  # probability that a run of the policy leaves what could be drawn
+    clipped: float  # share of the steps with a clipped weight
+    matched: int  # steps where its best arm was drawn, and is not the logger's best
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be estimated; empty if it can."""
+        if self.runs < LEAST_RUNS:
+            return f"{self.runs} runs were sampled by a policy; {LEAST_RUNS} are needed"
+        if self.effective < LEAST_EFFECTIVE:
+            return (
+                f"the runs are worth {self.effective:.0f} of this policy's own; "
+                f"{LEAST_EFFECTIVE:.0f} are needed"
+            )
+        if self.outside > MOST_OUTSIDE:
+            return f"{self.outside:.0%} of its runs would do what was never tried"
+        if self.clipped > MOST_CLIPPED:
+            return f"{self.clipped:.1%} of the weights are above {estimators.CLIP:g}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Estimates of a policy's value, or of a difference of two, by each estimator."""
+
+    support: Support
+    estimates: dict[str, Estimate]  # empty where nothing can be estimated
+
+    @property
+    def identifiable(self) -> bool:
+        """Whether there are estimates."""
+        return bool(self.estimates)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "identifiable": self.identifiable,
+            "reason": self.support.reason,
+            "support": asdict(self.support),
+            "estimates": {name: asdict(found) for name, found in self.estimates.items()},
+        }
+
+
+class Evidence:
+    """Rewarded runs, from which policies are compared."""
+
+    def __init__(self, trajectories: Sequence[Trajectory]) -> None:
+        self.runs = decided(trajectories)
+        # Before a policy decided anything, the traffic may have been another one.
+        since = min((t.closed_unix_nano for t in self.runs), default=0)
+        self.control: Floats = np.array(
+            [
+                t.judged
+                for t in trajectories
+                if t.control and t.judged is not None and t.closed_unix_nano >= since
+            ],
+            np.float64,
+        )
+
+    def value(self, target: targets.Target, *, confidence: float = 0.95) -> Evaluation:
+        """What a policy is worth."""
+        log = log_of(self.runs, target)
+        support = support_of(log)
+        if support.reason:
+            return Evaluation(support, {})
+        return Evaluation(
+            support,
+            {n: estimators.estimate(f(log), confidence) for n, f in _ESTIMATORS.items()},
+        )
+
+    def difference(
+        self, target: targets.Target, other: targets.Target, *, confidence: float = 0.95
+    ) -> Evaluation:
+        """What a policy is worth more than another one, on the same runs."""
+        logs = log_of(self.runs, target), log_of(self.runs, other)
+        support = _least(*map(support_of, logs))
+        if support.reason:
+            return Evaluation(support, {})
+        return Evaluation(
+            support,
+            {
+                name: estimators.estimate(f(logs[0]) - f(logs[1]), confidence)
+                for name, f in _ESTIMATORS.items()
+            },
+        )
+
+    def lift(self, target: targets.Target, *, confidence: float = 0.95) -> Evaluation:
+        """What a policy is worth more than the agent alone."""
+        log, alone = (log_of(self.runs, t) for t in (target, targets.alone(target)))
+        support = support_of(log)
+        if support.reason:
+            return Evaluation(support, {})
+        terms = estimators.doubly_robust(log), estimators.doubly_robust(alone)
+        return Evaluation(support, {"dr": beside_control(*terms, self.control, confidence)})
+
+
+def support_of(log: Log) -> Support:
+    """How much a log says of the policy that it is seen from."""
+    if not len(log):
+        return Support(0, 0, 0.0, 0.0, 0.0, 0)
+    return Support(
+        runs=len(log),
+        decisions=len(log.target),
+        effective=estimators.effective_size(log),
+        outside=estimators.outside(log),
+        clipped=estimators.clipped(log),
+        matched=int(log.matched.sum()),
+    )
+
+
+def beside_control(
+    policy: Terms, alone: Terms, control: Floats, confidence: float = 0.95
+) -> Estimate:
+    """Value of a policy minus that of the agent alone, known from its runs and the control's."""
+    n, m = len(policy.value), len(control)
+    share = _share(policy.value, alone.value, control)
+    mean = float(control.mean()) if m else 0.0
+    error_control = (1.0 - share) * (estimators.standard_error(control) if m > 1 else 0.0)
+    t = estimators.quantile(confidence, n - 1)
+
+    def end(terms: Floats, sign: float) -> float:
+        error = math.hypot(estimators.standard_error(terms), error_control)
+        return float(terms.mean()) - (1.0 - share) * mean + sign * t * error
+
+    value = policy.value - share * alone.value
+    return Estimate(
+        value=end(value, 0.0),
+        low=end(policy.low - share * alone.high, -1.0),
+        high=end(policy.high - share * alone.low, 1.0),
+        error=math.hypot(estimators.standard_error(value), error_control),
+        n=n + m,
+    )
+
+
+def _share(policy: Floats, alone: Floats, control: Floats) -> float:
+    """Weight of the defer arms beside the control group, with the least variance."""
+    n, m = len(policy), len(control)
+    if m < LEAST_RUNS:
+        return 1.0
+    covariance = np.cov(policy, alone)
+    beside = float(control.var(ddof=1)) / m
+    own = float(covariance[1, 1]) / n + beside
+    return float(np.clip((float(covariance[0, 1]) / n + beside) / own, 0.0, 1.0)) if own else 1.0
+
+
+def _least(one: Support, other: Support) -> Support:
+    """The one of two supports that says less."""
+    return one if one.reason or one.effective <= other.effective else other
