@@ -18,12 +18,13 @@ from importlib import metadata
 from pathlib import Path
 
 from agentgym.policy.arms import Exploration
-from agentgym.policy.features import Featuriser, TextHasher
+from agentgym.policy.features import TextHasher
 from agentgym.proto.v1 import (
     admin_pb2_grpc,
     artifact_pb2_grpc,
     catalogue_pb2_grpc,
     decision_pb2_grpc,
+    evaluation_pb2_grpc,
     log_pb2,
     policy_pb2_grpc,
     producer_pb2_grpc,
@@ -54,7 +55,7 @@ from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.policies.signing import Signer
 from agentgym_daemon.policies.updates import Updates, handshake
 from agentgym_daemon.retention import Retention
-from agentgym_daemon.retraining import Retraining
+from agentgym_daemon.retraining import Retraining, settings_of
 from agentgym_daemon.rewards.graders import Grading, graders
 from agentgym_daemon.rewards.housekeeping import Housekeeping
 from agentgym_daemon.rewards.lookup import StoreLookup
@@ -64,14 +65,16 @@ from agentgym_daemon.rpc.admin import AdminService, Vitals
 from agentgym_daemon.rpc.admission import Admission, Disk, Limits
 from agentgym_daemon.rpc.artifacts import ArtifactService
 from agentgym_daemon.rpc.auth import Gate
+from agentgym_daemon.rpc.evaluation import EvaluationService
 from agentgym_daemon.rpc.ingest import CatalogueService, DecisionService, TraceService
 from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.rpc.policies import PolicyService
 from agentgym_daemon.rpc.producers import Producers, ProducerService
-from agentgym_daemon.rpc.registry import RegistryService, Sources
+from agentgym_daemon.rpc.registry import RegistryService
 from agentgym_daemon.rpc.rewards import RewardService
 from agentgym_daemon.rpc.server import RpcServer
 from agentgym_daemon.rpc.stages import Stages
+from agentgym_daemon.rpc.stored import Sources
 from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
 from agentgym_daemon.store.applier import Applier
@@ -442,6 +445,7 @@ class Daemon:
             rewards.report,
         )
         self._adoption = self._make_adoption(intake)
+        sources = Sources(self.config.home, self._store, self._log, features, feature_key)
         server.add_generic_rpc_handlers((traces.handler(),))
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(intake.decisions, server)
         catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(intake.catalogue, server)
@@ -453,7 +457,13 @@ class Daemon:
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(
-            self._make_registry_service(features, feature_key), server
+            self._make_registry_service(sources), server
+        )
+        evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
+            EvaluationService(
+                registry, sources, held_out_in=lambda: settings_of(self.config).held_out_in
+            ),
+            server,
         )
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(registry, encoder), server
@@ -462,9 +472,9 @@ class Daemon:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return policies
 
-    def _make_registry_service(self, features: Featuriser, feature_key: bytes) -> RegistryService:
-        curator = Curator(self._registry, self._signer, feature_key=feature_key, clock=self._clock)
-        sources = Sources(self.config.home, self._store, self._log, features, feature_key)
+    def _make_registry_service(self, sources: Sources) -> RegistryService:
+        key = sources.feature_key
+        curator = Curator(self._registry, self._signer, feature_key=key, clock=self._clock)
         return RegistryService(
             self._registry, curator, sources, exploration=lambda: _exploration(self.config)
         )

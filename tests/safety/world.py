@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agentgym import AgentGym
 from agentgym.config import Mode
 from agentgym.items import StepItem, TaskItem
 from agentgym.messages import step_message
@@ -34,7 +35,7 @@ from agentgym_daemon.learning.dataset import Dataset, read_dataset
 
 KEY = b"a key of this install"
 VERSION = "p-000001"
-_NAME = "clerk"
+NAME = "clerk"
 _LENGTH = 4
 _NEVER = -12.0
 Floats = NDArray[np.float64]
@@ -66,6 +67,7 @@ class World:
         tools: int = 10,
         slots: int = 1,
         misled: float = 0.4,
+        key: bytes = KEY,
     ) -> None:
         rng = random.Random(seed)
         self.tools = tuple(Tool(f"tool_{_word(rng)}_{i}", _words(rng, 6)) for i in range(tools))
@@ -73,7 +75,7 @@ class World:
             tuple(_slot(rng, tools, misled) for _ in range(slots)) for _ in range(requests)
         )
         self.slots = tuple(slot for request in self.requests for slot in request)
-        self.features = Featuriser(TextHasher(KEY))
+        self.features = Featuriser(TextHasher(key))
         self.catalogue = Catalogue(self.tools, self.features.exactly)
         self.vectors = {slot.text: self.features.exactly(slot.text) for slot in self.slots}
 
@@ -163,12 +165,14 @@ class World:
         """Runs of the real plugin under a policy, with their true rewards, as stored."""
         rng = random.Random(seed)
         gym = RecordingGym("desk", mode=Mode.STEER, seed=seed, explore=explore)
-        policies = {_NAME: Snapshot(version, "0" * 64, policy, {})} if policy else {}
+        policies = {NAME: Snapshot(version, "0" * 64, policy, {})} if policy else {}
         gym.live.swap(self._set(policies, control_share, exploration or Exploration()))
         for number in range(runs):
             request = rng.choice(self.requests)
             message = training_pb2.TrainingTrajectory(closed_unix_nano=number + 1)
-            message.reward = float(self._run(gym, request, message, rng))
+            success, calls, _ = self.play(gym, request, rng)
+            message.reward = float(success)
+            message.calls.extend(calls)
             message.trajectory_id = self._collect(gym, message)
             yield message
 
@@ -184,15 +188,12 @@ class World:
             policies=policies,
         )
 
-    def _run(
-        self,
-        gym: RecordingGym,
-        request: Request,
-        message: training_pb2.TrainingTrajectory,
-        rng: random.Random,
-    ) -> bool:
-        run = gym.recorder.start_run(_NAME, framework="world", task=request[0].text)
-        success = True
+    def play(
+        self, gym: AgentGym, request: Request, rng: random.Random
+    ) -> tuple[bool, list[training_pb2.TrainingCall], str]:
+        """One run: whether it succeeded, its calls, and its trajectory's id."""
+        run = gym.recorder.start_run(NAME, framework="world", task=request[0].text)
+        success, calls = True, []
         for slot in request:
             turn = run.turn(self.tools, task=slot.text)
             tool = turn.forced or rng.choices(self.tools, slot.alone)[0]
@@ -201,10 +202,12 @@ class World:
             right = rng.random() < slot.right[self.tools.index(tool)]
             visible = not right and rng.random() < 0.6
             call.finish(error="ToolError" if visible else "")
-            message.calls.add(decision_id=turn.span_id, tool=tool.name, error=visible)
+            calls.append(
+                training_pb2.TrainingCall(decision_id=turn.span_id, tool=tool.name, error=visible)
+            )
             success = success and right
         run.finish()
-        return success
+        return success, calls, run.trajectory_id
 
     def _collect(self, gym: RecordingGym, message: training_pb2.TrainingTrajectory) -> bytes:
         items = gym.sink.items
@@ -230,7 +233,7 @@ class World:
     ) -> Dataset:
         """The trainer's view of stored runs, through its file; the last version is the parent."""
         header = training_pb2.TrainingHeader(
-            scope=common_pb2.Scope(agent="desk", agent_name=_NAME, feature_schema=GRAMS_ONLY),
+            scope=common_pb2.Scope(agent="desk", agent_name=NAME, feature_schema=GRAMS_ONLY),
             parent=versions[-1] if versions else "",
             versions=versions,
             feature_key=KEY,

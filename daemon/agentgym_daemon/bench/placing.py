@@ -79,6 +79,7 @@ def snapshot_file(policy: Parameters, version: str, scope: common_pb2.Scope) -> 
             "agent_name": scope.agent_name,
             "feature_schema": scope.feature_schema,
         },
-        "lineage": {},
+        # Trained on nothing: every run may judge it.
+        "lineage": {"trajectories": 0, "last_closed_unix_nano": 0},
     }
     return dump(policy, manifest)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from agentgym.policy.arms import Exploration
-from agentgym.policy.features import Featuriser
 from agentgym.proto.v1 import (
     artifact_pb2,
     log_pb2,
@@ -18,8 +14,6 @@ from agentgym.proto.v1 import (
     registry_pb2_grpc,
 )
 from agentgym_daemon.errors import InvalidRequestError, StorageError
-from agentgym_daemon.ingest.log import SegmentLog
-from agentgym_daemon.learning.dataset import read_dataset
 from agentgym_daemon.learning.difference import Difference, difference
 from agentgym_daemon.policies.audit import Finding, verify
 from agentgym_daemon.policies.book import scope_key, scope_of
@@ -29,28 +23,15 @@ from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.actor import actor_of
 from agentgym_daemon.rpc.artifacts import CHUNK_BYTES
 from agentgym_daemon.rpc.status import Context, stream, unary
+from agentgym_daemon.rpc.stored import Sources
 from agentgym_daemon.store.audit import audit_head, audited
-from agentgym_daemon.store.database import Store
 from agentgym_daemon.store.policies import live_at, most_reliable
-from agentgym_daemon.store.rows import Scope
-from agentgym_daemon.store.training import export_snapshot
 
 _TRAJECTORIES, _MOST_TRAJECTORIES = 500, 5000
 _EXAMPLES, _MOST_EXAMPLES = 10, 1000
 _LISTED, _MOST_LISTED = 50, 10_000
 _MAX_KEYS = 64
 _KEY_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What the service reads besides the registry."""
-
-    home: Path
-    store: Store
-    log: SegmentLog
-    features: Featuriser
-    feature_key: bytes
 
 
 class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
@@ -169,24 +150,9 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         trajectories: int,
         examples: int,
     ) -> Difference:
-        sources = self._sources
-        scope = Scope(*scope_key(before.scope))
-        if scope.feature_schema != sources.features.schema:
-            raise InvalidRequestError(
-                f"{before.version} reads features of schema {scope.feature_schema}, this daemon "
-                f"makes those of schema {sources.features.schema}; see the setting encoder"
-            )
+        self._sources.require_schema(before)
         old, new = (self._registry.snapshot(v.version).parameters for v in (before, after))
-        tools = {t: name for p in (old, new) for t, name in zip(p.tools, p.names, strict=True)}
-        with tempfile.TemporaryDirectory(dir=sources.home, prefix="diff-") as directory:
-            path = Path(directory) / "steps"
-            with sources.store.reading() as cursor:
-                export_snapshot(
-                    cursor, scope, path, feature_key=sources.feature_key, limit=trajectories
-                )
-            dataset = read_dataset(
-                path, extra=tuple(tools.items()), featuriser=lambda *_: sources.features
-            )
+        dataset = self._sources.dataset(before, (old, new), trajectories)
         return difference(old, new, dataset, self._exploration(), examples=examples)
 
     @stream

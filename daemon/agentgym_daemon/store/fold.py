@@ -183,6 +183,7 @@ class Fold:
         self.counts["decisions"] += 1
         state.agent = state.agent or decision.scope.agent
         state.describe(decision.mode, decision.assignment, decision.policy_version)
+        state.draw(decision.assignment, decision.assignment_probability)
         state.killed = state.killed or decision.fallback == common_pb2.FALLBACK_KILLED
         scope = facts.scope_of(decision.scope)
         self._enter_scope(state, scope, decision.offered, received_ns)

@@ -303,6 +303,11 @@ MIGRATIONS: tuple[Migration, ...] = (
         # Nothing that was recorded before knew of a kill.
         "ALTER TABLE trajectories ADD COLUMN killed BOOLEAN DEFAULT false;",
     ),
+    Migration(
+        "m006_policy_share",
+        # P(policy) when the run was assigned; of runs before this, it is not known.
+        "ALTER TABLE trajectories ADD COLUMN policy_share DOUBLE;",
+    ),
 )
 
 BOOKKEEPING = """

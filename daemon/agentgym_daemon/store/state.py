@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentgym import semconv
+from agentgym.proto.v1 import common_pb2
 from agentgym_daemon.store.aggregate import Rules, effective_reward
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.numbers import among
@@ -23,10 +24,12 @@ BY_ROOT, IDLE = "root", "idle"
 # Only these ask a model; the spans around them may repeat the same tokens as a sum.
 _MODEL_CALLS = frozenset({semconv.CHAT, "text_completion", "generate_content"})
 
+_DRAWN = (common_pb2.ASSIGNMENT_POLICY, common_pb2.ASSIGNMENT_CONTROL)
+
 SUMMARY_COLUMNS = (
     "no, id, key, agent, framework, mode, assignment, policy_version, start_ns, end_ns, state, "
     "closed_reason, closed_ns, received_ns, spans, decisions, tool_calls, tool_errors, "
-    "input_tokens, output_tokens, reward, killed"
+    "input_tokens, output_tokens, reward, killed, policy_share"
 )
 
 
@@ -80,6 +83,8 @@ class TrajectoryState:
     reward: float | None = None
     killed: bool = False
     """Whether a step fell back because of a kill: the run says nothing of its assignment."""
+    policy_share: float | None = None
+    """With which probability it was to get the policy; None where nothing was drawn."""
     seen: set[bytes] = field(default_factory=set)
     """Ids of its spans, decisions (behind b'd') and features (behind b'f')."""
     scopes: set[Scope] = field(default_factory=set)
@@ -119,6 +124,7 @@ class TrajectoryState:
             self.output_tokens,
             self.reward,
             self.killed,
+            self.policy_share,
         )
 
     def add_span(self, span: SpanRow) -> None:
@@ -157,6 +163,13 @@ class TrajectoryState:
             self.mode = self.mode or mode
             self.assignment = self.assignment or assignment
             self.policy_version = self.policy_version or policy_version or None
+
+    def draw(self, assignment: int, probability: float) -> None:
+        """Notes how likely the policy was, from the first step that says so."""
+        if self.policy_share is None and assignment in _DRAWN and 0.0 < probability <= 1.0:
+            drawn = assignment == common_pb2.ASSIGNMENT_POLICY
+            # The plugin's own rounding: both assignments of one draw must give one number.
+            self.policy_share = round(probability if drawn else 1.0 - probability, 9)
 
     def close(self, *, state: str, reason: str, received_ns: int) -> bool:
         """Ends the trajectory; a root span may still end one that had only been idle."""

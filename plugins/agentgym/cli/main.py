@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from agentgym.cli import rewards, verbs
 from agentgym.cli.client import Client
 from agentgym.cli.escaping import MAX_PROSE, clean
+from agentgym.cli.evaluation import add_evaluation
 from agentgym.cli.ladder import add_ladder
 from agentgym.cli.registry import add_registry
 from agentgym.config import resolve
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reading(commands)
     _add_changing(commands)
     add_ladder(commands)
+    add_evaluation(commands)
     rewards.add(commands)
     return parser
 

@@ -40,7 +40,8 @@ class _Plain(Table):
         super().add_row(*shown, **options)
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def titled(title: str, columns: Iterable[str]) -> Table:
+    """An empty table of these columns."""
     made = _Plain(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         right = column in (
@@ -66,7 +67,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
 
 def untitled(columns: Iterable[str]) -> Table:
     """An empty table of these columns, for other modules' rows."""
-    return _table("", columns)
+    return titled("", columns)
 
 
 def time_text(nanoseconds: int) -> str:
@@ -108,7 +109,7 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
         "next training in",
         "tools down",
     )
-    scopes = _table("Policies", columns)
+    scopes = titled("Policies", columns)
     for s in reply.scopes:
         scopes.add_row(
             s.scope.agent,
@@ -121,7 +122,7 @@ def status(reply: admin_pb2.StatusResponse) -> RenderableType:
             f"{s.until_training} trajectories",
             ", ".join(s.down) or "-",
         )
-    counters = _table("Counters", ("counter", "n"))
+    counters = titled("Counters", ("counter", "n"))
     for name in sorted(reply.counters):
         counters.add_row(name, str(reply.counters[name]))
     return Group(
@@ -144,7 +145,7 @@ def stages(reply: policy_pb2.ListStagesResponse) -> RenderableType:
 
 
 def _ladder(places: Iterable[common_pb2.AgentStage]) -> Iterable[RenderableType]:
-    table = _table("Ladder", ("agent", "stage", "set by", ""))
+    table = titled("Ladder", ("agent", "stage", "set by", ""))
     for place in places:
         by = "a change" if place.recorded else "the daemon's setting"
         table.add_row(place.agent, rung(place), by, "KILLED" if place.killed else "")
@@ -157,7 +158,7 @@ def _producers(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
     if not reply.producers:
         return
     states = ("produced", "acked", "pending", "spooled", "dropped")
-    table = _table("Plugins (spans)", ("agent", "pid", *states, "reasons", "heard of", ""))
+    table = titled("Plugins (spans)", ("agent", "pid", *states, "reasons", "heard of", ""))
     for known in reply.producers:
         report = known.report
         spans = {state: _sum(report.counters, f"{state}.spans") for state in states}
@@ -189,7 +190,7 @@ def _is_reason(name: str) -> bool:
 def _damages(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
     if not reply.damages:
         return
-    table = _table("Set aside, because it could not be read", ("at", "file", "lost bytes", "why"))
+    table = titled("Set aside, because it could not be read", ("at", "file", "lost bytes", "why"))
     for damage in reply.damages:
         at = _time(damage.time_unix_nano)
         table.add_row(at, damage.path, str(damage.lost_bytes), damage.reason)
@@ -199,7 +200,7 @@ def _damages(reply: admin_pb2.StatusResponse) -> Iterable[RenderableType]:
 def trajectories(reply: trajectory_pb2.ListTrajectoriesResponse) -> RenderableType:
     """A row per trajectory, newest first."""
     columns = ("trajectory", "started", "agent", "state", "assignment", "policy")
-    table = _table("", (*columns, "calls", "errors", "reward", "tools"))
+    table = titled("", (*columns, "calls", "errors", "reward", "tools"))
     for t in reply.trajectories:
         table.add_row(*_cells(t))
     return table
@@ -234,7 +235,7 @@ def _assignment(t: trajectory_pb2.TrajectorySummary) -> str:
 def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:
     """A row per version, newest first."""
     columns = ("version", "agent", "name", "status", "parent", "created", "KB", "sha256")
-    table = _table("", (*columns, "aliases", "note"))
+    table = titled("", (*columns, "aliases", "note"))
     for p in reply.policies:
         table.add_row(
             p.version,
@@ -257,7 +258,7 @@ def explanations(reply: trajectory_pb2.ExplainResponse) -> RenderableType:
     for e in reply.explanations:
         blocks.append(prose(f"decision {e.decision.decision_id.hex()}: {e.summary}", style="bold"))
         parts = sorted({name for arm in e.arms for name in arm.parts})
-        table = _table("", ("arm", "score", "probability", *parts, ""))
+        table = titled("", ("arm", "score", "probability", *parts, ""))
         for arm in e.arms:
             table.add_row(
                 arm.arm,

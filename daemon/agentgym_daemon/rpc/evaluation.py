@@ -1,0 +1,211 @@
+"""EvaluationService: what a version would have been worth, and what policies are worth live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from agentgym.policy.parameters import Parameters
+from agentgym.proto.v1 import evaluation_pb2, evaluation_pb2_grpc, policy_pb2
+from agentgym_daemon.errors import InvalidRequestError, NotFoundError
+from agentgym_daemon.experiments.lift import (
+    MIN_EFFECT,
+    Lift,
+    Moments,
+    Stratum,
+    lift,
+    runs_needed,
+)
+from agentgym_daemon.experiments.sequential import Boundary
+from agentgym_daemon.learning.dataset import Trajectory
+from agentgym_daemon.learning.evaluation import targets
+from agentgym_daemon.learning.evaluation.compare import Evaluation, Evidence
+from agentgym_daemon.learning.evaluation.estimators import Estimate
+from agentgym_daemon.policies.book import scope_key
+from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.rpc.status import Context, unary
+from agentgym_daemon.rpc.stored import Sources
+from agentgym_daemon.store.arms import METRICS, ArmSums, arm_sums
+from agentgym_daemon.store.rows import MAX_BIGINT
+
+BASELINE = "baseline"
+_TRAJECTORIES, _MOST_TRAJECTORIES = 5_000, 20_000
+_SUCCESS = "success"
+
+
+class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
+    """Compares; changes nothing."""
+
+    def __init__(
+        self, registry: Registry, sources: Sources, *, held_out_in: Callable[[], int]
+    ) -> None:
+        self._registry = registry
+        self._sources = sources
+        self._held_out_in = held_out_in
+        self._one_at_a_time = asyncio.Lock()  # an evaluation takes seconds of a core
+
+    @unary
+    async def Evaluate(
+        self, request: evaluation_pb2.EvaluateRequest, context: Context
+    ) -> evaluation_pb2.EvaluateResponse:
+        """Off-policy estimates from the stored runs."""
+        version = self._registry.book.get(request.version)
+        other = None
+        if request.against not in ("", BASELINE):
+            other = self._registry.book.get(request.against)
+            if scope_key(other.scope) != scope_key(version.scope):
+                raise InvalidRequestError(
+                    f"against: expected a version of {scope_key(version.scope)}, "
+                    f"got {other.version} of {scope_key(other.scope)}"
+                )
+        limit = request.trajectories or _TRAJECTORIES
+        if limit > _MOST_TRAJECTORIES:
+            raise InvalidRequestError(
+                f"trajectories: expected at most {_MOST_TRAJECTORIES}, got {limit}"
+            )
+        self._sources.require_schema(version)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._evaluate, version, other, limit)
+
+    def _evaluate(
+        self, version: policy_pb2.PolicyVersion, other: policy_pb2.PolicyVersion | None, limit: int
+    ) -> evaluation_pb2.EvaluateResponse:
+        versions = [version] if other is None else [version, other]
+        policies: list[Parameters] = [
+            self._registry.snapshot(v.version).parameters for v in versions
+        ]
+        dataset = self._sources.dataset(version, policies, limit)
+        seen_until_ns = max(map(_trained_until_ns, versions))
+        fresh = _fresh(dataset.trajectories, seen_until_ns, self._held_out_in())
+        control = [t for t in dataset.trajectories if t.control]
+        evidence = Evidence([*(t for t in fresh if not t.control), *control])
+        target = targets.policy(policies[0], dataset)
+        value = evidence.value(target)
+        if other is None:
+            beside = evidence.lift(target)
+        else:
+            beside = evidence.difference(target, targets.policy(policies[1], dataset))
+        support = beside.support
+        return evaluation_pb2.EvaluateResponse(
+            scope=version.scope,
+            version=version.version,
+            against=other.version if other else "",
+            identifiable=beside.identifiable,
+            reason=support.reason,
+            runs=support.runs,
+            decisions=support.decisions,
+            left_out=len(dataset.trajectories) - len({id(t) for t in (*fresh, *control)}),
+            control=len(evidence.control) if other is None else 0,
+            effective=support.effective,
+            outside=support.outside,
+            clipped=support.clipped,
+            matched=support.matched,
+            value=_estimates(value),
+            difference=_estimates(beside),
+        )
+
+    @unary
+    async def Lift(
+        self, request: evaluation_pb2.LiftRequest, context: Context
+    ) -> evaluation_pb2.LiftResponse:
+        """The policies of an agent beside its control group."""
+        if not request.agent:
+            raise InvalidRequestError("agent: expected the name given to AgentGym(agent=...)")
+        effect = request.effect or MIN_EFFECT
+        if not 0.0 < effect < 1.0:
+            raise InvalidRequestError(f"effect: expected a number between 0 and 1, got {effect}")
+        sums = await asyncio.to_thread(self._sums, request.agent)
+        if not sums:
+            raise NotFoundError(
+                f"no closed and rewarded run of agent {request.agent!r} was drawn for a policy or "
+                "for its control group; `agentgym status` shows the agents"
+            )
+        return lift_response(request.agent, sums, effect)
+
+    def _sums(self, agent: str) -> list[ArmSums]:
+        with self._sources.store.reading() as cursor:
+            return arm_sums(cursor, agent)
+
+
+def lift_response(
+    agent: str, sums: Sequence[ArmSums], effect: float = MIN_EFFECT
+) -> evaluation_pb2.LiftResponse:
+    """All metrics of an agent, and how many runs it takes to find an effect on success."""
+    strata = {metric: _strata(sums, metric) for metric in METRICS}
+    # The boundary is in the metric's own unit: what is narrow for a share is nothing for tokens.
+    found = {metric: lift(s, _boundary(s, effect)) for metric, s in strata.items()}
+    success = found[_SUCCESS]
+    runs = success.treated.n + success.control.n
+    share = success.control.n / runs if runs else 0.0
+    needed = 0
+    if 0.0 < share < 1.0:
+        variances = (_variance(success.treated), _variance(success.control))
+        needed = runs_needed(effect, share=share, variances=variances)
+    return evaluation_pb2.LiftResponse(
+        agent=agent,
+        metrics=[_metric(name, one) for name, one in found.items()],
+        strata=len(strata[_SUCCESS]),
+        control_share=share,
+        effect=effect,
+        runs_needed=needed,
+    )
+
+
+def _trained_until_ns(version: policy_pb2.PolicyVersion) -> int:
+    """When the last run closed on which the version was trained; unknown: all may be."""
+    lineage = json.loads(version.manifest_json or "{}").get("lineage", {})
+    until = lineage.get("last_closed_unix_nano", MAX_BIGINT)
+    return int(until) if isinstance(until, int) else MAX_BIGINT
+
+
+def _fresh(
+    trajectories: Iterable[Trajectory], seen_until_ns: int, held_out_in: int
+) -> list[Trajectory]:
+    """Runs on which a version was not trained: those held out, and those that came later."""
+    return [
+        t for t in trajectories if t.closed_unix_nano > seen_until_ns or t.held_out(held_out_in)
+    ]
+
+
+def _estimates(found: Evaluation) -> list[evaluation_pb2.Estimate]:
+    def message(name: str, one: Estimate) -> evaluation_pb2.Estimate:
+        return evaluation_pb2.Estimate(estimator=name, value=one.value, low=one.low, high=one.high)
+
+    return [message(name, one) for name, one in found.estimates.items()]
+
+
+def _strata(sums: Sequence[ArmSums], metric: str) -> list[Stratum]:
+    strata: dict[float, dict[bool, Moments]] = {}
+    for one in sums:
+        if one.metric == metric:
+            arms = strata.setdefault(one.policy_share, {False: Moments(), True: Moments()})
+            arms[one.control] += Moments(one.n, one.total, one.squares)
+    return [Stratum(treated=arms[False], control=arms[True]) for arms in strata.values()]
+
+
+def _boundary(strata: Sequence[Stratum], effect: float) -> Boundary:
+    """Narrowest at `effect` for shares, and at that part of the control's mean for amounts."""
+    control = sum((s.control for s in strata), Moments())
+    scale = abs(control.mean) if control.n and control.mean else 1.0
+    return Boundary.narrow_at(effect * max(1.0, scale))
+
+
+def _variance(arm: Moments) -> float:
+    return max(1e-6, arm.squares / arm.n - arm.mean**2)
+
+
+def _metric(name: str, one: Lift) -> evaluation_pb2.MetricLift:
+    known = one.information > 0.0
+    return evaluation_pb2.MetricLift(
+        name=name,
+        policy_runs=one.treated.n,
+        control_runs=one.control.n,
+        policy_mean=one.treated.mean,
+        control_mean=one.control.mean,
+        effect=one.effect,
+        low=one.low if known else math.nan,
+        high=one.high if known else math.nan,
+        p_value=one.p_value,
+    )
