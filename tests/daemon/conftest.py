@@ -236,6 +236,8 @@ class Desk:
         self.daemon, self.trainer, self.client = daemon, trainer, client
         self.home = daemon.config.home
         self.token = read_token(self.home)
+        self.began = daemon._log.end
+        """Where the log ended when nobody had sent anything."""
 
     def another(self, token: str | None, *metadata: tuple[str, str | bytes]) -> Client:
         """A client with another token or other metadata."""
