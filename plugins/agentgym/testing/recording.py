@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from agentgym.export import Way
 from agentgym.gym import AgentGym
 from agentgym.items import Item, RewardItem, SpanItem, StepItem, TaskItem
 from agentgym.policy.arms import Exploration
@@ -85,6 +86,7 @@ class RecordingGym(AgentGym):
         self.guard.strict = True
         self.sink = RecordingSink()
         self.recorder.sink = self.sink
+        self.sender.way = Way.NONE  # no threads that look for a daemon for ever
 
     def ready(self, timeout_s: float = 10.0) -> bool:
         """There is no daemon to wait for."""

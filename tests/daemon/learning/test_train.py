@@ -17,6 +17,7 @@ from agentgym.proto.v1 import common_pb2
 from agentgym.trajectory import Tool
 from agentgym_daemon.learning.dataset import Dataset, Trajectory, read_dataset
 from agentgym_daemon.learning.improve import improve
+from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import RatioError, train
 
@@ -227,7 +228,7 @@ def test_a_schema_with_an_encoder_trains_from_both_and_recomputes_what_was_done(
 
 def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> None:
     _, dataset = first_round
-    assert improve(dataset, None, MANIFEST, settings=FAST, seed=0).report.stale == 0
+    assert improve(dataset, Anchors(), MANIFEST, settings=FAST, seed=0).report.stale == 0
     column = next(s.called[0] for t in dataset.trajectories for s in t.steps if s.called)
     step = replace(
         dataset.trajectories[0].steps[0], called=(column,), scores={column: 0.95}, alone=False
@@ -240,10 +241,10 @@ def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> N
     )
     later = replace(dataset, trajectories=(*dataset.trajectories, *broken))
 
-    outcome = improve(later, None, MANIFEST, settings=FAST, seed=0)
+    outcome = improve(later, Anchors(), MANIFEST, settings=FAST, seed=0)
 
     unconfirmed = replace(later, trajectories=later.trajectories[:-5])
-    assert improve(unconfirmed, None, MANIFEST, settings=FAST, seed=0).report.stale == 0
+    assert improve(unconfirmed, Anchors(), MANIFEST, settings=FAST, seed=0).report.stale == 0
     told = sum(any(column in step.called for step in t.steps) for t in dataset.trajectories)
     assert 0 < told <= outcome.report.stale < len(later.trajectories)
     assert outcome.receipt.accepted
@@ -264,7 +265,7 @@ def test_a_history_that_is_stale_as_a_whole_gives_the_version_that_there_is(
     ]
     stale_ones = replace(dataset, trajectories=tuple(runs))
 
-    outcome = improve(stale_ones, policy, MANIFEST, settings=FAST, seed=0)
+    outcome = improve(stale_ones, Anchors(incumbent=policy), MANIFEST, settings=FAST, seed=0)
 
     assert (outcome.report.stale, outcome.report.trajectories) == (20, 0)
     assert same(outcome.candidate, policy)

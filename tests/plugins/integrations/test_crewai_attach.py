@@ -126,7 +126,6 @@ def crew(server: LLMServer, **settings: Any) -> Crew:
 def gym_for(mode: str = "steer", **settings: Any) -> RecordingGym:
     settings.setdefault("explore", "false")  # sampling keeps 2 % for leaving the agent alone
     gym = RecordingGym("desk", mode=mode, **settings)
-    gym.sender.start = lambda: None  # type: ignore[method-assign]
     return gym
 
 

@@ -41,7 +41,6 @@ class Owner:
 @pytest.fixture
 def gym() -> RecordingGym:
     gym = RecordingGym("desk", explore="false")
-    gym.sender.start = lambda: None  # type: ignore[method-assign]
     return gym
 
 

@@ -57,7 +57,6 @@ def wipe(query: str) -> str:
 @pytest.mark.parametrize("route", ["middleware", "wrap"])
 def test_langchain_tools_are_known_by_their_metadata(route: str) -> None:
     gym = RecordingGym("desk")
-    gym.sender.start = lambda: None  # type: ignore[method-assign]
     marks = {"destructiveHint": True}  # as langchain-mcp-adapters hands them on
     tools = [
         StructuredTool.from_function(look_up),
