@@ -35,11 +35,9 @@ from agentgym.proto.v1 import (
 from agentgym_daemon.adoption import Adoption, Intake
 from agentgym_daemon.chores import Chores
 from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
-from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded, shares
+from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded
 from agentgym_daemon.encoders.choice import Choice, choose
-from agentgym_daemon.errors import StorageError
 from agentgym_daemon.health import METRICS_TYPE, Answer, HealthServer, verdict
-from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
 from agentgym_daemon.lock import HomeLock, prepare, read_feature_key
@@ -77,10 +75,10 @@ from agentgym_daemon.rpc.stages import Stages
 from agentgym_daemon.rpc.stored import Sources
 from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
-from agentgym_daemon.store.applier import Applier
+from agentgym_daemon.storage import Storage
 from agentgym_daemon.store.audit import audit_head
 from agentgym_daemon.store.batch import AppliedBatch
-from agentgym_daemon.store.database import DATABASE_NAME, Store
+from agentgym_daemon.store.database import DATABASE_NAME
 from agentgym_daemon.watching import ToolWatch
 
 DRAIN_S = 5.0
@@ -197,7 +195,11 @@ class Daemon:
         self._server = RpcServer(config.home, config.listen, gate)
         self._closing.push_async_callback(self._server.stop, 0.0)
         self._server.bind()
-        await self._open_storage()
+        self._storage = Storage(config, self._clock, self._threads, drain_s=DRAIN_S - _GRACE_S)
+        self._closing.push_async_callback(self._storage.close)
+        await self._storage.open()
+        self._log, self._store = self._storage.log, self._storage.store
+        self._applier = self._storage.applier
         with self._store.reading() as cursor:
             chain = Chain(audit_head(cursor))
         self._journal = Journal(self._log, self._clock, chain=chain)
@@ -273,48 +275,6 @@ class Daemon:
         self._chores.spawn(self._adoption.run())
         _logger.info("listening on %s", ", ".join(self.listeners))
 
-    async def _open_storage(self) -> None:
-        config = self.config
-        log = SegmentLog(config.home / "log", segment_bytes=config.segment_bytes, clock=self._clock)
-        self._log = log
-        self._closing.push_async_callback(asyncio.to_thread, log.close)
-        if last := log.last():
-            written = log_pb2.LogRecord.FromString(last[1])
-            self._clock.not_before(written.received_unix_nano)
-        path = config.home / DATABASE_NAME
-        self._store = Store.open(
-            path,
-            aggregation=config.reward_aggregation,
-            weights=shares(config.reward_weights),
-        )
-        self._closing.push_async_callback(self._close_store)
-        if self._store.quarantined:
-            log.note_damage(self._store.quarantined, "the database could not be read")
-        self._store.on_set_aside = log.note_damage
-        self._applier = Applier(self._store, log, decode=decode_traces)
-        log.on_durable = self._applier.submit
-        self._applier.start()
-        self._closing.push_async_callback(asyncio.to_thread, self._drain)
-        waited_s = 0.0
-        while not await asyncio.to_thread(self._applier.wait, log.end, _TICK_S):
-            waited_s += _TICK_S
-            if self._applier.failed and waited_s >= _HOPELESS_S:
-                raise StorageError(f"the log cannot be applied: {self._applier.failed}")
-
-    async def _close_store(self) -> None:
-        """Closes the database after the last thread that reads it has ended."""
-        threads, fresh = self._threads, ThreadPoolExecutor(thread_name_prefix="agentgym")
-        asyncio.get_running_loop().set_default_executor(fresh)
-        await asyncio.to_thread(threads.shutdown)
-        self._store.close()
-
-    def _drain(self) -> None:
-        """Ends the log with everything accepted in it, and applies as much as time allows."""
-        self._log.close()
-        if not self._applier.wait(self._log.end, DRAIN_S - _GRACE_S):
-            _logger.warning("the rest of the log is applied at the next start")
-        self._applier.close()
-
     def _watch(
         self, lookup: StoreLookup, trainer: Trainer, feature_key: bytes, encoder: Choice
     ) -> None:
@@ -340,7 +300,7 @@ class Daemon:
             self._store,
             decode=decode_traces,
             append=self._journal.append,
-            caught_up=self._caught_up,
+            caught_up=self._storage.caught_up,
             clock=self._clock,
             days=config.retention_days,
         )
@@ -388,7 +348,7 @@ class Daemon:
         house = self._housekeeping
         for chore in (house.close_idle, house.give_defaults, self._retention.run_due):
             # What the last turn wrote must be visible, or it would be written again.
-            if await self._caught_up():
+            if await self._storage.caught_up():
                 await self._chores.run(chore)
 
     async def _train_due(self) -> None:
@@ -406,9 +366,6 @@ class Daemon:
         problems = self._grading.problems.items()
         return self._tracer.alarms() + [f"no reward by {name}: {why}" for name, why in problems]
 
-    async def _caught_up(self) -> bool:
-        return await asyncio.to_thread(self._applier.wait, self._log.end, _CATCH_UP_S)
-
     def _count(self, name: str, times: int = 1) -> None:
         self._counts[name] += times
 
@@ -422,7 +379,7 @@ class Daemon:
     ) -> PolicyService:
         server, journal, registry = rpc.server, self._journal, self._registry
         rewards = Rewards(
-            lookup, append=journal.append, caught_up=self._caught_up, clock=self._clock
+            lookup, append=journal.append, caught_up=self._storage.caught_up, clock=self._clock
         )
         policies = PolicyService(registry, self._hub, updates=self._updates, stages=self._stages)
         features = encoder.featuriser(TextHasher(feature_key))
