@@ -172,13 +172,10 @@ class Retraining:
         return self._registry.path(live) if live in intact else None
 
     def _best(self, scope: common_pb2.Scope) -> Path | None:
-        """The best version so far, by the receipt of the live one; None where its file is gone."""
-        live = self._registry.book.live_version(scope)
-        if not live:
-            return None
-        receipt = json.loads(self._registry.book.get(live).receipt_json or "{}")
-        path = self._registry.path(str(receipt.get("best") or live))
-        return path if path.exists() else None
+        """The file of the best version so far; None where there is none, or it is gone."""
+        best = self._registry.book.best_version(scope)
+        path = self._registry.path(best) if best else None
+        return path if path is not None and path.exists() else None
 
     def _export(self, row: Progress, path: Path) -> dict[str, Any]:
         self._directory.mkdir(mode=0o700, exist_ok=True)

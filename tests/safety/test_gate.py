@@ -147,6 +147,22 @@ def test_a_chain_of_small_steps_down_is_stopped(
     assert max(lengths) <= 5
 
 
+def test_where_the_best_version_is_out_of_sight_only_steps_up_are_taken(tmp_path: Path) -> None:
+    bench = Bench(1, tmp_path / "snapshot")
+    far = bench.world.knowing(1.0, seed=1, lured=True)
+    up = better(bench.world, bench.incumbent, 0.05, seed=1)
+    same = bench.incumbent
+
+    by_step = {
+        step: {c.name: c for c in bench.judge(policy, best=far).checks}["best"]
+        for step, policy in (("up", up), ("level", same))
+    }
+
+    assert by_step["up"].passed is True
+    assert by_step["level"].passed is False
+    assert "p-000001, the best so far, cannot be judged" in by_step["level"].reason
+
+
 def test_a_receipt_says_what_decided(tmp_path: Path) -> None:
     bench = Bench(1, tmp_path / "snapshot")
     candidate = worse(bench.world, bench.incumbent, 0.1, way="misled", seed=1)

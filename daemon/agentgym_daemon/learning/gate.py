@@ -20,6 +20,7 @@ from agentgym_daemon.learning.arrays import Floats, step_arrays
 from agentgym_daemon.learning.checks import Check, Receipt
 from agentgym_daemon.learning.churn import allowed_matrix, churn, estimates
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
+from agentgym_daemon.learning.evaluation.logged import fresh
 from agentgym_daemon.learning.proof import Anchors, prove
 from agentgym_daemon.learning.settings import LearningSettings
 
@@ -40,8 +41,8 @@ def judge(
     if not first.accepted:
         return first
     candidate = snapshot.parse(data, sha256)
-    fresh = [t for t in dataset.trajectories if t.held_out(settings.held_out_in)]
-    proof = prove(candidate.parameters, dataset, fresh, anchors, settings)
+    unseen = fresh(dataset.trajectories, held_out_in=settings.held_out_in)
+    proof = prove(candidate.parameters, dataset, unseen, anchors, settings)
     return Receipt(
         tier=proof.tier,
         accepted=all(check.passed is not False for check in proof.checks),

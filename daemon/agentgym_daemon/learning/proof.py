@@ -67,8 +67,15 @@ def prove(
     best = anchors.best or anchors.incumbent
     other = targets.policy(best, dataset) if best else targets.alone(target)
     beside_best = evidence.difference(target, other, confidence=ONE_SIDED)
+    if beside_best.identifiable or anchors.incumbent is None:
+        first = _best(beside_best, anchors, settings)
+    else:
+        before = targets.policy(anchors.incumbent, dataset)
+        first = _incumbent(
+            evidence.difference(target, before, confidence=ONE_SIDED), beside_best, anchors
+        )
     checks = (
-        _best(beside_best, anchors, settings),
+        first,
         _control(evidence.lift(target, confidence=ONE_SIDED), settings),
         _tools(target, other, usable, dataset.names, settings),
     )
@@ -88,6 +95,19 @@ def _best(found: Evaluation, anchors: Anchors, settings: LearningSettings) -> Ch
         f"{-100 * settings.best_margin:+.1f} points"
     )
     return Check("best", passed, reason, _figures(found))
+
+
+def _incumbent(found: Evaluation, beside_best: Evaluation, anchors: Anchors) -> Check:
+    """Where the best version is too far from what runs now: only steps up, so nothing can drift."""
+    why = (
+        f"{anchors.best_version}, the best so far, cannot be judged ({beside_best.support.reason})"
+    )
+    if not found.identifiable:
+        reason = f"not identifiable ({found.support.reason}): only a canary can tell; {why}"
+        return Check("best", False, reason, _figures(found))
+    estimate = found.estimates["dr"]
+    reason = f"{_points(estimate)} beside the incumbent: the lower bound must be above 0; {why}"
+    return Check("best", estimate.low > 0.0, reason, _figures(found))
 
 
 def _control(found: Evaluation, settings: LearningSettings) -> Check:

@@ -10,6 +10,7 @@ Versions are also known by aliases: live, previous and canary, and those that us
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -183,6 +184,18 @@ class Book:
         live = self._live.get(scope_key(scope))
         below = live.stack[:-1] if live else []
         return next((v for v in reversed(below) if self._may_go_live(v)), "")
+
+    def best_version(self, scope: common_pb2.Scope) -> str:
+        """The best version so far, by the receipt of the live one; empty if none is live.
+
+        A version that was imported, or promoted without a gate, is its own best.
+        """
+        live = self.live_version(scope)
+        if live not in self._versions:
+            return live
+        receipt = json.loads(self._versions[live].receipt_json or "{}")
+        best = receipt.get("best") if isinstance(receipt, dict) else None
+        return str(best or live)
 
     def ever_live(self, scope: common_pb2.Scope) -> tuple[str, ...]:
         """All versions that were ever live in a scope, oldest first."""

@@ -191,8 +191,9 @@ class Curator:
     ) -> list[policy_pb2.PolicyVersion]:
         """Deletes files of versions that are done with, and says which.
 
-        Never that of one that is live, comes next in a rollback, has an alias, is the parent of a
-        live one, or is among `best`; nor the newest `keep` of the others of each scope.
+        Never that of one that is live, comes next in a rollback, has an alias, is the parent or
+        the gate's best of a live one, or is among `best`; nor the newest `keep` of the others of
+        each scope.
         """
         async with self._registry.changing:
             going = self._prunable(keep, agent, best)
@@ -206,14 +207,15 @@ class Curator:
     def _prunable(
         self, keep: int, agent: str, best: Collection[str]
     ) -> list[policy_pb2.PolicyVersion]:
-        parents = {version.parent for version in self._book.live()}
+        live = self._book.live()
+        needed = {v.parent for v in live} | {self._book.best_version(v.scope) for v in live}
         by_scope: dict[ScopeKey, list[policy_pb2.PolicyVersion]] = {}
         for version in reversed(self._book.versions(agent)):
             if (
                 version.status in _DONE
                 and not version.aliases
                 and version.version not in best
-                and version.version not in parents
+                and version.version not in needed
                 and not self._book.is_pruned(version.version)
             ):
                 by_scope.setdefault(scope_key(version.scope), []).append(version)

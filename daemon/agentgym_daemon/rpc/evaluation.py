@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import evaluation_pb2, evaluation_pb2_grpc, policy_pb2
@@ -19,10 +19,10 @@ from agentgym_daemon.experiments.lift import (
     runs_needed,
 )
 from agentgym_daemon.experiments.sequential import Boundary
-from agentgym_daemon.learning.dataset import Trajectory
 from agentgym_daemon.learning.evaluation import targets
 from agentgym_daemon.learning.evaluation.compare import Evaluation, Evidence
 from agentgym_daemon.learning.evaluation.estimators import Estimate
+from agentgym_daemon.learning.evaluation.logged import fresh
 from agentgym_daemon.policies.book import scope_key
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.status import Context, unary
@@ -77,10 +77,15 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
             self._registry.snapshot(v.version).parameters for v in versions
         ]
         dataset = self._sources.dataset(version, policies, limit)
-        seen_until_ns = max(map(_trained_until_ns, versions))
-        fresh = _fresh(dataset.trajectories, seen_until_ns, self._held_out_in())
+        unseen = fresh(
+            dataset.trajectories,
+            held_out_in=self._held_out_in(),
+            trained_until_ns=max(map(_trained_until_ns, versions)),
+        )
+        # What the control group did says nothing of any version: all of it may judge.
         control = [t for t in dataset.trajectories if t.control]
-        evidence = Evidence([*(t for t in fresh if not t.control), *control])
+        judging = [*(t for t in unseen if not t.control), *control]
+        evidence = Evidence(judging)
         target = targets.policy(policies[0], dataset)
         value = evidence.value(target)
         if other is None:
@@ -96,7 +101,7 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
             reason=support.reason,
             runs=support.runs,
             decisions=support.decisions,
-            left_out=len(dataset.trajectories) - len({id(t) for t in (*fresh, *control)}),
+            left_out=len(dataset.trajectories) - len(judging),
             control=len(evidence.control) if other is None else 0,
             effective=support.effective,
             outside=support.outside,
@@ -158,15 +163,6 @@ def _trained_until_ns(version: policy_pb2.PolicyVersion) -> int:
     lineage = json.loads(version.manifest_json or "{}").get("lineage", {})
     until = lineage.get("last_closed_unix_nano", MAX_BIGINT)
     return int(until) if isinstance(until, int) else MAX_BIGINT
-
-
-def _fresh(
-    trajectories: Iterable[Trajectory], seen_until_ns: int, held_out_in: int
-) -> list[Trajectory]:
-    """Runs on which a version was not trained: those held out, and those that came later."""
-    return [
-        t for t in trajectories if t.closed_unix_nano > seen_until_ns or t.held_out(held_out_in)
-    ]
 
 
 def _estimates(found: Evaluation) -> list[evaluation_pb2.Estimate]:

@@ -48,12 +48,18 @@ class Shelf:
         self.facts.append(record)
         return len(self.facts)
 
-    async def register(self, *, live: bool = False, status: str = "candidate") -> str:
-        """A new version; each differs from the others."""
+    async def register(
+        self, *, live: bool = False, status: str = "candidate", best: str = ""
+    ) -> str:
+        """A new version; each differs from the others. `best` is what its receipt names."""
         version = self.book.next_version()
         data = self.make(version, bias=float(version[2:]))
         await self.registry.register(
-            data, sha256=digest(data), scope=self.scope, status=status, receipt={"tier": 0}
+            data,
+            sha256=digest(data),
+            scope=self.scope,
+            status=status,
+            receipt={"tier": 0, "best": best},
         )
         if live:
             await self.registry.promote(version, actor="trainer")

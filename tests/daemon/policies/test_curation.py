@@ -131,6 +131,23 @@ async def test_a_rollback_passes_over_what_is_quarantined(shelf: Any) -> None:
     assert change.version == first
 
 
+async def test_the_best_version_so_far_is_what_the_live_receipt_names_and_is_never_pruned(
+    shelf: Any,
+) -> None:
+    assert shelf.book.best_version(shelf.scope) == ""
+    best = await shelf.register(live=True)
+    assert shelf.book.best_version(shelf.scope) == best
+    await shelf.register(live=True, best=best)
+    await shelf.register(live=True, best=best)
+    await shelf.register(live=True, best=best)
+    shelf.reopen()
+
+    assert shelf.book.best_version(shelf.scope) == best
+    gone = await shelf.curator.prune(keep=0, agent="", best=(), dry_run=False, actor="cli:ada")
+    assert best not in {version.version for version in gone}
+    assert shelf.registry.path(best).exists()
+
+
 async def test_pruning_spares_whatever_may_be_needed(shelf: Any) -> None:
     """Of ten versions: live, previous, an aliased one, the best and a candidate stay."""
     aliased, best, *_ = names = [await shelf.register(live=True) for _ in range(7)]

@@ -44,6 +44,21 @@ class Log:
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
 
+def fresh(
+    trajectories: Iterable[Trajectory], *, held_out_in: int, trained_until_ns: int | None = None
+) -> list[Trajectory]:
+    """Runs on which a version was not trained: those held out for good, and those that came later.
+
+    Without `trained_until_ns` nothing came later.
+    """
+    return [
+        t
+        for t in trajectories
+        if t.held_out(held_out_in)
+        or (trained_until_ns is not None and t.closed_unix_nano > trained_until_ns)
+    ]
+
+
 def decided(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
     """The rewarded runs that can be reasoned about: sampled by a policy, every step scored."""
     return [
