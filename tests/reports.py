@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,24 @@ class Report:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
         temporary.replace(path)
+
+
+OUTCOME = pytest.StashKey[bool]()
+"""Whether the call of a test passed; a hook of its room notes it."""
+
+
+def reporting(
+    request: pytest.FixtureRequest, name: str, *, room: str, make: str
+) -> Iterator[Report]:
+    """A fixture's life: a report to fill in, kept if the load is whole; `make` repeats the test."""
+    made = Report(name, request.node.name)
+    made.promise = (request.node.obj.__doc__ or "").strip()
+    began = time.monotonic()
+    yield made
+    made.seconds = time.monotonic() - began
+    made.passed = request.node.stash.get(OUTCOME, False)
+    if FULL:
+        made.keep(room, make)
 
 
 def tests_of(name: str) -> dict[str, Any]:

@@ -26,7 +26,17 @@ from tests.faults.processes import (
     shared_daemon,
 )
 from tests.faults.sending import otlp, pump, span, traces
-from tests.reports import FULL, FUZZ_S, TIMEOUT_S, Report, has_passed, share_of, summarise
+from tests.reports import (
+    FULL,
+    FUZZ_S,
+    OUTCOME,
+    TIMEOUT_S,
+    Report,
+    has_passed,
+    reporting,
+    share_of,
+    summarise,
+)
 
 __all__ = [
     "daemon",
@@ -46,7 +56,6 @@ HERE = Path(__file__).parent
 ROOM = "tests/faults"
 ROWS = frozenset(os.environ.get("AGENTGYM_TEST_ROWS", "").upper().split())
 _ROW = re.compile(r"test_([a-g]\d+)_\w+\.py")
-_PHASES = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
 # ---- loads and reports
@@ -73,15 +82,8 @@ def fuzz_s() -> float:
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     """Takes a test's promise, load and figures; kept in the row's file when the load is whole."""
-    made = Report(row_of(request.node.path), request.node.name)
-    made.promise = (request.node.obj.__doc__ or "").strip()
-    began = time.monotonic()
-    yield made
-    made.seconds = time.monotonic() - began
-    phase = request.node.stash.get(_PHASES, {}).get("call")
-    made.passed = phase is not None and phase.passed
-    if FULL:
-        made.keep(ROOM, f"make torture ROWS={made.name}")
+    name = row_of(request.node.path)
+    yield from reporting(request, name, room=ROOM, make=f"make torture ROWS={name}")
 
 
 def row_of(path: Path) -> str:
@@ -95,7 +97,8 @@ def row_of(path: Path) -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Lets the fixture `report` know how its test ended; shows what daemons wrote if it failed."""
     outcome: pytest.TestReport = yield  # type: ignore[misc,assignment]
-    item.stash.setdefault(_PHASES, {})[outcome.when or ""] = outcome
+    if outcome.when == "call":
+        item.stash[OUTCOME] = outcome.passed
     if outcome.when == "call" and outcome.failed:
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, Path) and (value / "daemon.err").is_file():

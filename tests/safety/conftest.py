@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from agentgym.testing.recording import certain
 from agentgym_daemon.bench.placing import Placed, place
 from tests.faults.conftest import full, load, until
 from tests.faults.processes import AgentProcess, DaemonProcess, make_daemon
-from tests.reports import FULL, TIMEOUT_S, Report, has_passed, summarise
+from tests.reports import FULL, OUTCOME, TIMEOUT_S, Report, has_passed, reporting, summarise
 from tests.safety.agents.decider import TOOLS
 
 __all__ = ["full", "load", "make_daemon", "until"]
@@ -25,7 +24,6 @@ __all__ = ["full", "load", "make_daemon", "until"]
 AGENTS = Path(__file__).parent / "agents"
 ROOM = "tests/safety"
 SUITES = frozenset(os.environ.get("AGENTGYM_TEST_SUITES", "").lower().split())
-_PASSED = pytest.StashKey[bool]()
 
 
 class Decider:
@@ -92,14 +90,8 @@ def agentgym(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     """Takes a test's load and figures; kept in the file's report when the load is whole."""
-    made = Report(_name_of(request.node.path), request.node.name)
-    made.promise = (request.node.obj.__doc__ or "").strip()
-    began = time.monotonic()
-    yield made
-    made.seconds = time.monotonic() - began
-    made.passed = request.node.stash.get(_PASSED, False)
-    if FULL:
-        made.keep(ROOM, f"make statistics SUITES={made.name}")
+    name = _name_of(request.node.path)
+    yield from reporting(request, name, room=ROOM, make=f"make statistics SUITES={name}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,7 +99,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Lets the fixture `report` know how its test ended."""
     outcome: pytest.TestReport = yield  # type: ignore[misc,assignment]
     if outcome.when == "call":
-        item.stash[_PASSED] = outcome.passed
+        item.stash[OUTCOME] = outcome.passed
     return outcome  # type: ignore[return-value]
 
 
