@@ -59,7 +59,7 @@ async def test_a_bundle_becomes_a_candidate_under_a_number_of_its_own(
         "key_id": shelf.signer.key_id,
         "sha256": origin.sha256,
     }
-    assert json.loads(entry.receipt_json)["origin"] == {"tier": 0}
+    assert json.loads(entry.receipt_json)["origin"] == {"tier": 0, "best": ""}
     assert other.book.live_version(other.scope) == "p-000001"
     own, theirs = (s.registry.snapshot("p-000002") for s in (other, shelf))
     assert {n: t.tobytes() for n, t in own.parameters.tensors.items()} == {
