@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from agentgym_daemon.learning.evaluation import targets
 from agentgym_daemon.learning.evaluation.compare import Evidence
 from tests.reports import Report
 from tests.safety.candidates import mixed
+from tests.safety.spread import spread
 from tests.safety.world import World
 
 SIZES = (500, 1000, 2000)
@@ -25,36 +28,58 @@ def world_of(steps: int, seed: int) -> World:
     return World(seed=seed, slots=steps, misled=0.4 if steps == 1 else 0.2)
 
 
+@dataclass
+class Tally:
+    """How often intervals held, how wide they were, and how often there was an answer."""
+
+    held: Counter[tuple[str, int]] = field(default_factory=Counter)
+    width: defaultdict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
+    answered: Counter[int] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Takes in what another log gave."""
+        self.held.update(other.held)
+        for key, width in other.width.items():
+            self.width[key] += width
+        self.answered.update(other.answered)
+
+
+def one_log(seed: int, steps: int, directory: Path) -> Tally:
+    """Estimates on the growing log of one world, beside that world's own probabilities."""
+    world, rng = world_of(steps, seed), np.random.default_rng(seed)
+    start, end = world.knowing(0.3, seed=seed), world.knowing(0.9, seed=seed)
+    here = rng.uniform(0.2, 0.7)
+    behaviour = mixed(start, end, here)
+    target = mixed(start, end, here + rng.uniform(-0.15, 0.25))
+    value, acting, alone = (world.value(p) for p in (target, behaviour, None))
+    runs = list(world.log(behaviour, SIZES[-1], seed=seed))
+    dataset = world.dataset(runs, directory / f"runs-{steps}-{seed}")
+    to, of = targets.policy(target, dataset), targets.policy(behaviour, dataset)
+    tally = Tally()
+    for size in SIZES:
+        evidence = Evidence(dataset.trajectories[:size])
+        found = evidence.value(to)
+        tally.answered[size] += found.identifiable
+        truths = [(name, one, value) for name, one in found.estimates.items()]
+        if found.identifiable and size == _COMPARED:
+            lift, beside = evidence.lift(to), evidence.difference(to, of)
+            truths.append(("lift", lift.estimates["dr"], value - alone))
+            truths.append(("difference", beside.estimates["dr"], value - acting))
+        for name, one, truth in truths:
+            tally.held[name, size] += one.low <= truth <= one.high
+            tally.width[name, size] += one.high - one.low
+    return tally
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_intervals_hold_the_truth(
     load: Callable[..., int], report: Report, tmp_path: Path, steps: int
 ) -> None:
     """95 % intervals of IPS, SNIPS, DR, of the lift and of a difference hold in >= 93 % of logs."""
-    logs = load(500)
-    held, width = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
-    answered = Counter[int]()
-    for seed in range(logs):
-        world = world_of(steps, seed)
-        rng = np.random.default_rng(seed)
-        start, end = world.knowing(0.3, seed=seed), world.knowing(0.9, seed=seed)
-        here = rng.uniform(0.2, 0.7)
-        behaviour = mixed(start, end, here)
-        target = mixed(start, end, here + rng.uniform(-0.15, 0.25))
-        value, acting, alone = (world.value(p) for p in (target, behaviour, None))
-        dataset = world.dataset(list(world.log(behaviour, SIZES[-1], seed=seed)), tmp_path / "runs")
-        to, of = targets.policy(target, dataset), targets.policy(behaviour, dataset)
-        for size in SIZES:
-            evidence = Evidence(dataset.trajectories[:size])
-            found = evidence.value(to)
-            answered[size] += found.identifiable
-            truths = [(name, one, value) for name, one in found.estimates.items()]
-            if found.identifiable and size == _COMPARED:
-                lift, beside = evidence.lift(to), evidence.difference(to, of)
-                truths.append(("lift", lift.estimates["dr"], value - alone))
-                truths.append(("difference", beside.estimates["dr"], value - acting))
-            for name, one, truth in truths:
-                held[name, size] += one.low <= truth <= one.high
-                width[name, size] += one.high - one.low
+    logs, all_logs = load(500), Tally()
+    for tally in spread(partial(one_log, steps=steps, directory=tmp_path), range(logs)):
+        all_logs.add(tally)
+    held, width, answered = all_logs.held, all_logs.width, all_logs.answered
     report.load = {"logs": logs, "steps": steps}
     report.figures = {
         f"{name}_{size}": f"{held[name, size] / answered[size]:.3f}"

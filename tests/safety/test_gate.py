@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import train
 from tests.reports import Report
 from tests.safety.candidates import WORSE, better, mixed, worse
+from tests.safety.spread import spread
 from tests.safety.world import World
 
 RUNS = 1_500
@@ -54,18 +56,24 @@ def passed(proof: Proof) -> bool:
     return all(check.passed is not False for check in proof.checks)
 
 
+def one_worse(seed: int, directory: Path) -> tuple[str, float, bool]:
+    """In which way a candidate is worse, by how much, and whether the gate lets it through."""
+    bench, way = Bench(seed, directory / f"snapshot-{seed}"), WORSE[seed % len(WORSE)]
+    by = np.random.default_rng(seed).uniform(0.02, 0.20)
+    candidate = worse(bench.world, bench.incumbent, by, way=way, seed=seed)
+    loss = bench.world.value(bench.incumbent) - bench.world.value(candidate)
+    return way, loss, passed(bench.judge(candidate))
+
+
 def test_worse_candidates_are_not_promoted(
     load: Callable[..., int], report: Report, tmp_path: Path
 ) -> None:
     """Of 200 candidates that are 2 to 20 points worse, at most 2 % are promoted."""
     count = load(200)
-    rng, promoted, losses = np.random.default_rng(0), Counter[str](), []
-    for seed in range(count):
-        bench, way = Bench(seed, tmp_path / "snapshot"), WORSE[seed % len(WORSE)]
-        by = rng.uniform(0.02, 0.20)
-        candidate = worse(bench.world, bench.incumbent, by, way=way, seed=seed)
-        losses.append(bench.world.value(bench.incumbent) - bench.world.value(candidate))
-        promoted[way] += passed(bench.judge(candidate))
+    promoted, losses = Counter[str](), []
+    for way, loss, is_promoted in spread(partial(one_worse, directory=tmp_path), range(count)):
+        losses.append(loss)
+        promoted[way] += is_promoted
     report.load = {"candidates": count, "runs": RUNS}
     report.figures = {
         "promoted": promoted.total() / count,
@@ -77,17 +85,21 @@ def test_worse_candidates_are_not_promoted(
     assert promoted.total() <= (0.02 * count if count >= 200 else 1)
 
 
+def one_better(seed: int, directory: Path) -> tuple[float, bool]:
+    """By how much a candidate is better, and whether the gate lets it through."""
+    bench = Bench(seed, directory / f"snapshot-{seed}")
+    candidate = better(bench.world, bench.incumbent, 0.05, seed=seed)
+    gain = bench.world.value(candidate) - bench.world.value(bench.incumbent)
+    return gain, passed(bench.judge(candidate))
+
+
 def test_better_candidates_are_promoted(
     load: Callable[..., int], report: Report, tmp_path: Path
 ) -> None:
     """Of 100 candidates that are 5 points better, >= 90 % are promoted by n = 1,500."""
     count = load(100)
-    promoted, gains = 0, []
-    for seed in range(count):
-        bench = Bench(seed, tmp_path / "snapshot")
-        candidate = better(bench.world, bench.incumbent, 0.05, seed=seed)
-        gains.append(bench.world.value(candidate) - bench.world.value(bench.incumbent))
-        promoted += passed(bench.judge(candidate))
+    found = spread(partial(one_better, directory=tmp_path), range(count))
+    gains, promoted = [gain for gain, _ in found], sum(is_promoted for _, is_promoted in found)
     report.load = {"candidates": count, "runs": RUNS}
     report.figures = {"promoted": promoted / count, "mean_gain": round(float(np.mean(gains)), 4)}
     assert min(gains) > 0.045
@@ -95,27 +107,30 @@ def test_better_candidates_are_promoted(
     assert promoted >= (0.9 if count >= 100 else 0.6) * count
 
 
+def one_learner(seed: int, directory: Path) -> tuple[float, float]:
+    """What exploring costs per run, over all runs and over the last 700."""
+    sharp = Exploration(temperature=1e-3, floor=0.0)
+    world, policy, runs = World(seed=seed, requests=60), None, []
+    versions: list[str] = []
+    cost = 0.0
+    for size in (300, 500, 700):
+        now = world.value(policy, sharp) - world.value(policy) if policy else 0.0
+        cost += now * size
+        version = versions[-1] if versions else ""
+        runs += world.log(policy, size, seed=1000 * seed + size, version=version)
+        dataset = world.dataset(runs, directory / f"snapshot-{seed}", versions=versions)
+        policy, _ = train(dataset, policy, settings=SETTINGS, seed=seed)
+        versions.append(f"p-{len(versions) + 1}")
+    return cost / len(runs), now
+
+
 def test_exploring_costs_at_most_three_points(
     load: Callable[..., int], report: Report, tmp_path: Path
 ) -> None:
     """What default exploration costs per run of the first 1,500: the best arm, minus as drawn."""
-    count, path = load(60), tmp_path / "snapshot"
-    sharp = Exploration(temperature=1e-3, floor=0.0)
-    costs, last = [], []
-    for seed in range(count):
-        world, policy, runs = World(seed=seed, requests=60), None, []
-        versions: list[str] = []
-        cost = 0.0
-        for size in (300, 500, 700):
-            now = world.value(policy, sharp) - world.value(policy) if policy else 0.0
-            cost += now * size
-            version = versions[-1] if versions else ""
-            runs += world.log(policy, size, seed=1000 * seed + size, version=version)
-            dataset = world.dataset(runs, path, versions=versions)
-            policy, _ = train(dataset, policy, settings=SETTINGS, seed=seed)
-            versions.append(f"p-{len(versions) + 1}")
-        costs.append(cost / len(runs))
-        last.append(now)
+    count = load(60)
+    found = spread(partial(one_learner, directory=tmp_path), range(count))
+    costs, last = [cost for cost, _ in found], [now for _, now in found]
     report.load = {"learners": count, "runs": RUNS}
     report.figures = {
         "mean_points": round(100 * float(np.mean(costs)), 2),
@@ -125,23 +140,26 @@ def test_exploring_costs_at_most_three_points(
     assert np.mean(costs) <= 0.03
 
 
+def one_chain(seed: int, directory: Path) -> int:
+    """How many updates of -0.5 point each the gate lets through, one after the other."""
+    bench = Bench(seed, directory / f"snapshot-{seed}")
+    best = live = bench.incumbent
+    for step in range(20):
+        candidate = worse(bench.world, best, 0.005 * (step + 1), way="forgets", seed=seed)
+        proof = bench.judge(candidate, incumbent=live, best=best, seed=100 * seed + step)
+        if not passed(proof):
+            return step
+        assert not proof.is_best
+        live = candidate
+    return 20
+
+
 def test_a_chain_of_small_steps_down_is_stopped(
     load: Callable[..., int], report: Report, tmp_path: Path
 ) -> None:
     """20 updates of -0.5 point each: held against the best version, they do not get far."""
     chains = load(20)
-    lengths = []
-    for seed in range(chains):
-        bench = Bench(seed, tmp_path / "snapshot")
-        best = live = bench.incumbent
-        for step in range(20):
-            candidate = worse(bench.world, best, 0.005 * (step + 1), way="forgets", seed=seed)
-            proof = bench.judge(candidate, incumbent=live, best=best, seed=100 * seed + step)
-            if not passed(proof):
-                break
-            assert not proof.is_best
-            live = candidate
-        lengths.append(step)
+    lengths = spread(partial(one_chain, directory=tmp_path), range(chains))
     report.load = {"chains": chains}
     report.figures = {"updates_let_through": lengths}
     assert max(lengths) <= 5
