@@ -6,6 +6,7 @@ whole and write build/reports/<name>.json, by which an interrupted run goes on w
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -51,8 +52,11 @@ class Report:
     def keep(self, room: str, command: str) -> None:
         """Writes the test's part into the file, beside those that ran with the same code."""
         REPORTS.mkdir(parents=True, exist_ok=True)
-        path = REPORTS / f"{self.name}.json"
-        key = config_key(room)
+        with (REPORTS / ".lock").open("w") as lock:  # tests of one file may run side by side
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._keep(REPORTS / f"{self.name}.json", config_key(room), command)
+
+    def _keep(self, path: Path, key: str, command: str) -> None:
         tests = {name: one for name, one in tests_of(self.name).items() if one["key"] == key}
         tests[self.test] = {
             "promise": self.promise,
