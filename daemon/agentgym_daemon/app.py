@@ -31,6 +31,7 @@ from agentgym.proto.v1 import (
     registry_pb2_grpc,
     reward_pb2_grpc,
     trajectory_pb2_grpc,
+    watch_pb2_grpc,
 )
 from agentgym_daemon.adoption import Adoption, Intake
 from agentgym_daemon.chores import Chores
@@ -75,10 +76,13 @@ from agentgym_daemon.rpc.stages import Stages
 from agentgym_daemon.rpc.stored import Sources
 from agentgym_daemon.rpc.tokens import Tokens
 from agentgym_daemon.rpc.trajectories import Tails, TrajectoryService
+from agentgym_daemon.rpc.watch import WatchService
 from agentgym_daemon.storage import Storage
 from agentgym_daemon.store.audit import audit_head
 from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.database import DATABASE_NAME
+from agentgym_daemon.watch.alerts import Alerts, LogSink, WebhookSink
+from agentgym_daemon.watch.guard import Watch
 from agentgym_daemon.watching import ToolWatch
 
 DRAIN_S = 5.0
@@ -90,6 +94,7 @@ _TICK_S = 1.0
 _STUCK_S = 5.0  # a loop that has not turned for this long is not alive
 _FIGURES_S = 5.0
 _FULL_S = 1.0  # after a write that found the disk full
+_GUARD_S = 1.0
 _TRAINING_PAUSE_S = 0.25  # between looks at the progress, however fast rewards come
 
 _logger = logging.getLogger(__name__)
@@ -133,6 +138,7 @@ class Daemon:
         self._trainer_factory = trainer_factory
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
+        self._unguarded = True
         self._to_watch: asyncio.Queue[AppliedBatch] = asyncio.Queue()
         self._chores = Chores(failed=lambda: self._count("chores_failed"))
         self._closing = AsyncExitStack()
@@ -320,11 +326,25 @@ class Daemon:
             warm=trainer.warm,
         )
         self._retraining.clean()
+        self._curator = Curator(
+            self._registry, self._signer, feature_key=feature_key, clock=self._clock
+        )
+        hook = [WebhookSink(config.alert_webhook)] if config.alert_webhook else []
+        self._guard = Watch(
+            self._store,
+            self._registry,
+            self._curator,
+            Alerts([LogSink(), *hook], clock=self._clock, count=self._count),
+            caught_up=self._storage.caught_up,
+            mode=lambda: self.config.watch,
+            tools_down=self._tools.names_down,
+        )
         chores = self._chores
         self._closing.push_async_callback(chores.close)
         chores.repeat(self._beat_once, every_s=lambda: _TICK_S)
         chores.repeat(self._keep_house, every_s=lambda: _TICK_S)
         chores.repeat(self._train_due, every_s=self._training_tick_s, woken=self._rewarded)
+        chores.repeat(self._guard_once, every_s=lambda: _GUARD_S)
         chores.follow(self._to_watch, self._look)
         for grader, queue in self._grading.queues:
             chores.follow(queue, partial(self._grading.grade, grader))
@@ -337,6 +357,7 @@ class Daemon:
         if batch.rewarded or batch.closed:
             self._to_watch.put_nowait(batch)
             self._rewarded.set()
+        self._unguarded = self._unguarded or bool(batch.rewarded or batch.closed)
 
     async def _beat_once(self) -> None:
         self._beat = self._clock.monotonic()
@@ -357,6 +378,11 @@ class Daemon:
 
     def _training_tick_s(self) -> float:
         return min(30.0, self.config.retrain_minutes * 60.0)
+
+    async def _guard_once(self) -> None:
+        if self._unguarded:
+            self._unguarded = False
+            self._unguarded = not await self._guard.look() or self._unguarded
 
     async def _look(self, batch: AppliedBatch) -> None:
         for agent in await asyncio.to_thread(self._tools.take, batch):
@@ -422,6 +448,12 @@ class Daemon:
             ),
             server,
         )
+        watch_pb2_grpc.add_WatchServiceServicer_to_server(
+            WatchService(
+                self._guard, mode=lambda: self.config.watch, tools_down=self._tools.names_down
+            ),
+            server,
+        )
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(registry, encoder), server
         )
@@ -430,10 +462,8 @@ class Daemon:
         return policies
 
     def _make_registry_service(self, sources: Sources) -> RegistryService:
-        key = sources.feature_key
-        curator = Curator(self._registry, self._signer, feature_key=key, clock=self._clock)
         return RegistryService(
-            self._registry, curator, sources, exploration=lambda: _exploration(self.config)
+            self._registry, self._curator, sources, exploration=lambda: _exploration(self.config)
         )
 
     def _make_adoption(self, intake: Intake) -> Adoption:

@@ -23,6 +23,7 @@ Aggregation = Literal["last", "mean", "median", "min"]
 Engine = Literal["torch", "lightning"]
 """What trains: this interpreter's torch, or Agent Lightning in one of its own (docs/adr/0001)."""
 STAGES = ("observe", "shadow", "canary", "live")
+WATCHES = ("act", "tell", "off")
 """The rungs of an agent's ladder, lowest first."""
 _LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
@@ -76,6 +77,8 @@ class DaemonConfig:
     judge_share: float
     judge_calls_per_day: int
     judge_timeout_s: float
+    watch: str
+    alert_webhook: str
     idle_ttl_s: float
     engine: str
     engine_python: Path | None
@@ -111,6 +114,7 @@ RELOADABLE = frozenset(
         "source_cap",
         "source_caps",
         "cost_weights",
+        "watch",
         "idle_ttl_s",
         "retention_days",
         "min_free_bytes",
@@ -242,10 +246,19 @@ def _shares(high: float, *names: str) -> Callable[[str], str]:
     return parse
 
 
-def _url(text: str) -> str:
-    if text and not re.match(r"https?://[^/\s]+", text):
-        raise ValueError("expected the base of an OpenAI-compatible API, such as http://host/v1")
-    return text.rstrip("/")
+def _url(what: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text and not re.match(r"https?://[^/\s]+", text):
+            raise ValueError(f"expected {what}")
+        return text
+
+    return parse
+
+
+def _watch(text: str) -> str:
+    if text not in WATCHES:
+        raise ValueError(f"expected one of {', '.join(WATCHES)}")
+    return text
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
@@ -526,7 +539,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "judge_url",
         "AGENTGYM_DAEMON_JUDGE_URL",
-        _url,
+        _url("the base of an OpenAI-compatible API, such as http://host/v1"),
         "",
         "Base of the OpenAI-compatible API of an LLM judge; empty: no judge.",
     ),
@@ -578,6 +591,20 @@ SETTINGS: tuple[Setting, ...] = (
         _number(0, _INFINITY, above=True),
         30.0,
         "Longest call of the judge, in seconds.",
+    ),
+    Setting(
+        "watch",
+        "AGENTGYM_DAEMON_WATCH",
+        _watch,
+        "act",
+        "What the watch does when a live policy gets worse: act (roll back), tell, or off.",
+    ),
+    Setting(
+        "alert_webhook",
+        "AGENTGYM_DAEMON_ALERT_WEBHOOK",
+        _url("a URL to which alerts are posted, such as https://host/hook"),
+        "",
+        "Alerts are posted there as JSON, besides the daemon's own log; empty: only there.",
     ),
     Setting(
         "idle_ttl_s",

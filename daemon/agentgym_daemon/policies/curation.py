@@ -80,10 +80,13 @@ class Curator:
 
     # ---- quarantine
 
-    async def quarantine(self, name: str, *, actor: str, reason: str) -> tuple[str, bool]:
+    async def quarantine(
+        self, name: str, *, actor: str, reason: str, receipt: str = ""
+    ) -> tuple[str, bool]:
         """Keeps a version from ever going live; a live one is rolled back first.
 
-        Returns its id, and whether it was live. A pin on it ends.
+        Returns its id, and whether it was live. A pin on it ends. `receipt` has the figures that
+        decided, as JSON, where the daemon did.
         """
         async with self._registry.changing:
             entry = self._book.get(name)
@@ -92,9 +95,11 @@ class Curator:
             was_live = self._book.live_version(entry.scope) == entry.version
             if was_live:
                 await self._registry.go_back(
-                    entry.scope, actor=actor, reason=f"quarantine: {reason}"
+                    entry.scope, actor=actor, reason=f"quarantine: {reason}", receipt=receipt
                 )
-            await self._registry.write(_change(Change.KIND_QUARANTINE, entry, actor, reason))
+            change = _change(Change.KIND_QUARANTINE, entry, actor, reason)
+            change.receipt_json = receipt
+            await self._registry.write(change)
             _log.warning("quarantined %s by %s: %s", entry.version, actor, reason)
             return entry.version, was_live
 

@@ -165,16 +165,20 @@ class Registry:
                 raise PolicyStateError(f"{scope.agent!r} is pinned to {live}; unpin it first")
             return await self.go_back(scope, actor=actor, reason=reason)
 
-    async def go_back(self, scope: common_pb2.Scope, *, actor: str, reason: str) -> Change:
+    async def go_back(
+        self, scope: common_pb2.Scope, *, actor: str, reason: str, receipt: str = ""
+    ) -> Change:
         """The rollback itself; `changing` is held, and a pin is no hindrance any more."""
         target = self.book.previous_version(scope)
-        return await self._commit(Change.KIND_ROLLBACK, scope, target, actor, reason)
+        return await self._commit(Change.KIND_ROLLBACK, scope, target, actor, reason, receipt)
 
-    async def pin(self, version: str, *, actor: str, reason: str = "") -> Change:
+    async def pin(self, version: str, *, actor: str, reason: str = "", receipt: str = "") -> Change:
         """Makes a version live and keeps it so until `unpin`."""
         async with self.changing:
             entry = self.book.get(version)
-            return await self._commit(Change.KIND_PIN, entry.scope, entry.version, actor, reason)
+            return await self._commit(
+                Change.KIND_PIN, entry.scope, entry.version, actor, reason, receipt
+            )
 
     async def unpin(self, scope: common_pb2.Scope, *, actor: str, reason: str = "") -> Change:
         """Lets promotions through again; what is live stays."""
@@ -192,13 +196,20 @@ class Registry:
         version: str,
         actor: str,
         reason: str,
+        receipt: str = "",
     ) -> Change:
         if version:
             self._require_free(version)
             await asyncio.to_thread(self._require_intact, version)
         previous = self.book.live_version(scope)
         change = Change(
-            kind=kind, scope=scope, version=version, previous=previous, actor=actor, reason=reason
+            kind=kind,
+            scope=scope,
+            version=version,
+            previous=previous,
+            actor=actor,
+            reason=reason,
+            receipt_json=receipt,
         )
         await self.write(change)
         self._broken.discard(version)

@@ -52,7 +52,7 @@ class JudgeSettings:
                 "judge_model: expected the name of a model, because judge_url is set; got ''"
             )
         return cls(
-            config.judge_url,
+            config.judge_url.rstrip("/"),
             config.judge_model,
             config.judge_key_file,
             config.judge_key_env,

@@ -41,6 +41,7 @@ SCOPES: dict[str, Scope] = {
     "/agentgym.v1.RegistryService/VerifyAudit": Scope.READ,
     "/agentgym.v1.EvaluationService/Evaluate": Scope.READ,
     "/agentgym.v1.EvaluationService/Lift": Scope.READ,
+    "/agentgym.v1.WatchService/Show": Scope.READ,
     "/agentgym.v1.TrajectoryService/Get": Scope.READ,
     "/agentgym.v1.TrajectoryService/List": Scope.READ,
     "/agentgym.v1.TrajectoryService/Tail": Scope.READ,

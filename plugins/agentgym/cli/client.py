@@ -19,6 +19,7 @@ from agentgym.proto.v1.policy_pb2_grpc import PolicyServiceStub
 from agentgym.proto.v1.registry_pb2_grpc import RegistryServiceStub
 from agentgym.proto.v1.reward_pb2_grpc import RewardServiceStub
 from agentgym.proto.v1.trajectory_pb2_grpc import TrajectoryServiceStub
+from agentgym.proto.v1.watch_pb2_grpc import WatchServiceStub
 
 DEADLINE_S = 10.0
 _RETRY_INFO = "google.rpc.retryinfo-bin"  # only a daemon that runs says when to come again
@@ -40,6 +41,7 @@ class Client:
         self.evaluation = EvaluationServiceStub(self._channel)
         self.rewards = RewardServiceStub(self._channel)
         self.trajectories = TrajectoryServiceStub(self._channel)
+        self.watch = WatchServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ from agentgym.cli.escaping import MAX_PROSE, clean
 from agentgym.cli.evaluation import add_evaluation
 from agentgym.cli.ladder import add_ladder
 from agentgym.cli.registry import add_registry
+from agentgym.cli.watch import add_watch
 from agentgym.config import resolve
 from agentgym.errors import AgentGymError, ConfigError, DaemonError
 from agentgym.version import VERSION
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_changing(commands)
     add_ladder(commands)
     add_evaluation(commands)
+    add_watch(commands)
     rewards.add(commands)
     return parser
 

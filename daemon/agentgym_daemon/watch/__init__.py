@@ -1,0 +1,1 @@
+"""Watches live policies: rolls back what got worse, and tells people what is odd."""
