@@ -23,6 +23,8 @@ class Run:
     control: bool
     success: bool
     version: str  # that decided, or would have; empty: none
+    error: bool = False
+    """Whether a tool failed visibly in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ def runs_of(cursor: Cursor, scope: Scope, limit: int) -> list[Run]:
     """
     rows = fetch(
         cursor,
-        "SELECT no, closed_ns, assignment, reward >= ?, coalesce(policy_version, '') "
+        "SELECT no, closed_ns, assignment, reward >= ?, coalesce(policy_version, ''), "
+        "tool_errors > 0 "
         "FROM trajectories WHERE agent = ? AND state = ? AND reward IS NOT NULL AND NOT killed "
         f"AND {_assigned()} AND no IN (SELECT trajectory_no FROM trajectory_scopes "
         f"WHERE {_IN_SCOPE}) ORDER BY no DESC LIMIT ?",
@@ -61,8 +64,8 @@ def runs_of(cursor: Cursor, scope: Scope, limit: int) -> list[Run]:
     )
     control = common_pb2.ASSIGNMENT_CONTROL
     return [
-        Run(no, closed_ns, assignment == control, success, decided.get(no, version))
-        for no, closed_ns, assignment, success, version in reversed(rows)
+        Run(no, closed_ns, assignment == control, success, decided.get(no, version), error)
+        for no, closed_ns, assignment, success, version, error in reversed(rows)
     ]
 
 

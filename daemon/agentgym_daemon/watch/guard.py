@@ -68,6 +68,7 @@ class Watch:
         caught_up: Callable[[], Awaitable[bool]],
         mode: Callable[[], str] = lambda: "act",
         tools_down: Callable[[Scope], list[str]] = lambda _scope: [],
+        distrust: Callable[[Scope, int], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -75,6 +76,7 @@ class Watch:
         self._caught_up = caught_up
         self._mode = mode
         self._tools_down = tools_down
+        self._distrust = distrust  # called with the time since which rewards are in doubt
         self._drifted_at: dict[ScopeKey, int] = {}
         self.alerts = alerts
         self.seen: dict[ScopeKey, Seen] = {}
@@ -97,6 +99,8 @@ class Watch:
         verdict = await asyncio.to_thread(judge, runs, self._situation(key, live, changes))
         found = await self._drifts(key, runs)
         self.seen[key] = Seen(live, verdict, found)
+        if verdict.cause == "rewards" and self._distrust is not None:
+            await self._distrust(scope, int(verdict.figures["since_ns"]))
         if verdict.act is not Act.NOTHING:
             await self._act(key, live, verdict, found)
 

@@ -5,6 +5,7 @@ fall of the policy's runs ─┬─ control fell as well ───────�
                            ├─ goes on after a rollback ──────────> hold: nothing is promoted
                            └─ else, or in doubt ─────────────────> roll back, and quarantine
 policy below the control group, whatever it was before ──────────> roll back, and quarantine
+runs with failed tools that suddenly count as successes ─────────> hold: the rewards are not right
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def judge(runs: Sequence[Run], situation: Situation) -> Verdict:
     record = watched([r.success for r in treated], known=known)
     control = [r for r in runs if r.control]
     beside = _beside_control(treated[known:], control, situation.acted_ns)
-    if record.fall is not None:
+    if (doubt := _doubt(runs, situation)) is not None:
+        verdict = doubt
+    elif record.fall is not None:
         verdict = _of_fall(record, treated, control, situation, known)
     elif beside.high < 0.0:
         verdict = _below_control(beside, situation)
@@ -95,6 +98,34 @@ def judge(runs: Sequence[Run], situation: Situation) -> Verdict:
 
 
 _Part = tuple[Act, str, str, tuple[str, ...], dict[str, Any]]
+
+
+def _doubt(runs: Sequence[Run], situation: Situation) -> _Part | None:
+    """What speaks against the rewards; None if nothing does.
+
+    A failed tool does not mean a failed run. But how often it does has no reason to fall at once,
+    whatever the policy does: it is measured over all runs, and only over those with an error.
+    """
+    failed = [r for r in runs if r.error]
+    known = sum(r.closed_ns <= situation.acted_ns for r in failed)
+    fall = watched([not r.success for r in failed], known=known).fall
+    if fall is None:
+        return None
+    figures = {
+        "reference": round(fall.reference, 4),
+        "rate": round(fall.rate, 4),
+        "runs": fall.at + 1 - fall.since,
+        "first_no": failed[fall.since].no,
+        "last_no": failed[fall.at].no,
+        "since_ns": failed[fall.since].closed_ns,
+    }
+    reason = (
+        f"of the runs in which a tool failed visibly, {fall.reference:.0%} were judged failures and "
+        f"the last {figures['runs']} only in {fall.rate:.0%}: look at the rewards, revoke wrong "
+        "ones, and then let learning go on"
+    )
+    act = Act.TELL if situation.pinned or situation.held else Act.HOLD
+    return act, "rewards", reason, (), figures
 
 
 def _of_fall(

@@ -16,21 +16,27 @@ class History:
         self.rng = np.random.default_rng(seed)
         self.runs: list[Run] = []
 
-    def go(self, count: int, version: str, rate: float, *, control: float = 0.6) -> History:
-        """So many runs of the policy at this rate, and a ninth as many without it."""
+    def go(
+        self, count: int, version: str, rate: float, *, control: float = 0.6, flipped: bool = False
+    ) -> History:
+        """So many runs of the policy at this rate, and a ninth as many without it.
+
+        Most failures show an error; rewards may be flipped.
+        """
         for i in range(count):
-            self._add(version, rate, control=False)
+            self._add(version, rate, control=False, flipped=flipped)
             if i % 9 == 0:
-                self._add(version, control, control=True)
+                self._add(version, control, control=True, flipped=flipped)
         return self
 
     @property
     def now(self) -> int:
         return len(self.runs)
 
-    def _add(self, version: str, rate: float, *, control: bool) -> None:
-        no = len(self.runs) + 1
-        self.runs.append(Run(no, no, control, bool(self.rng.random() < rate), version))
+    def _add(self, version: str, rate: float, *, control: bool, flipped: bool) -> None:
+        no, success = len(self.runs) + 1, bool(self.rng.random() < rate)
+        error = not success and bool(self.rng.random() < 0.7)
+        self.runs.append(Run(no, no, control, success is not flipped, version, error))
 
 
 def test_a_good_policy_is_left_alone() -> None:
@@ -88,6 +94,19 @@ def test_what_is_held_is_released_once_the_control_group_is_seen_to_have_fallen_
     verdict = judge(history.go(400, OLD, 0.4, control=0.2).runs, situation)
 
     assert (verdict.act, verdict.cause) == (Act.RELEASE, "world")
+
+
+def test_rewards_that_call_failed_tools_a_success_are_not_believed() -> None:
+    history = History().go(1_500, OLD, 0.85)
+    began = history.now
+    history.go(80, OLD, 0.85, flipped=True)
+
+    verdict = judge(history.runs, Situation(OLD))
+
+    assert (verdict.act, verdict.cause) == (Act.HOLD, "rewards")
+    assert verdict.reason.startswith("of the runs in which a tool failed visibly, 100% were judged")
+    assert began < verdict.figures["since_ns"] <= began + 40
+    assert judge(history.runs, Situation(OLD, held=True)).act is Act.TELL
 
 
 def test_after_a_rollback_that_helped_all_is_well_and_later_falls_count_again() -> None:
