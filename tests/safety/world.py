@@ -78,6 +78,8 @@ class World:
         self.features = Featuriser(TextHasher(key))
         self.catalogue = Catalogue(self.tools, self.features.exactly)
         self.vectors = {slot.text: self.features.exactly(slot.text) for slot in self.slots}
+        self.tokens: tuple[int, ...] = ()
+        """What a run with a call of each tool costs, if that is to be known."""
         self.broken: dict[int, float] = {}
         """Tools that are broken at present, and how often a call of one fails visibly.
 
@@ -142,6 +144,15 @@ class World:
         }
         return float(np.mean([math.prod(worth[s.text] for s in r) for r in self.requests]))
 
+    def cost(self, policy: Parameters, exploration: Exploration | None = None) -> float:
+        """Expected tokens of a run."""
+        scorer = Scorer(policy, self.catalogue)
+        chosen = [
+            [self._choice(slot, scorer, exploration or Exploration()) for slot in request]
+            for request in self.requests
+        ]
+        return float(np.mean([sum(np.dot(self.tokens, c) for c in one) for one in chosen]))
+
     def _choice(self, slot: Slot, scorer: Scorer | None, exploration: Exploration) -> Floats:
         """(tools,) how likely each tool is called."""
         if scorer is None:
@@ -183,6 +194,9 @@ class World:
         success, calls, _ = self.play(gym, request, rng)
         message.reward = float(success)
         message.calls.extend(calls)
+        if self.tokens:
+            position = {tool.name: i for i, tool in enumerate(self.tools)}
+            message.tokens = sum(self.tokens[position[call.tool]] for call in calls)
         message.trajectory_id = self._collect(gym, message)
         return message
 
