@@ -42,9 +42,7 @@ def check(
     if lacking:
         return Check("cost", None, f"not identifiable: {lacking}", {})
     most = float(amounts.max())
-    mine, theirs = (
-        estimators.doubly_robust(replace(log, reward=amounts / most)) for log in logs
-    )
+    mine, theirs = (estimators.doubly_robust(replace(log, reward=amounts / most)) for log in logs)
     base = float(theirs.value.mean())
     if base <= 0.0:
         return Check("cost", None, f"not identifiable: {beside} would cost nothing", {})

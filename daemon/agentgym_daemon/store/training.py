@@ -317,8 +317,7 @@ def _some(
     learned: Mapping[int, Target] | None,
 ) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-        row[0]: [_head(*row, learned).SerializeToString()]
-        for row in rows
+        row[0]: [_head(*row, learned).SerializeToString()] for row in rows
     }
     numbers = list(parts)
     decisions = _contents(
