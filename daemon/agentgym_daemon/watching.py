@@ -43,7 +43,7 @@ class ToolWatch:
         self._health: dict[Scope, Health] = {}
         # Replaced as a whole, for it is read while a batch is looked at.
         self._down: Mapping[Scope, tuple[bytes, ...]] = {}
-        self._seen: OrderedDict[tuple[Scope, bytes], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[Scope, bytes], bool] = OrderedDict()
 
     def load(self) -> None:
         """Starts from what is stored."""
@@ -92,12 +92,17 @@ class ToolWatch:
     def _observe(
         self, scope: Scope, message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
     ) -> bool:
-        # A run counts once, with its reward if it has one by the time that it is first looked at.
+        # A run counts when it ends, for its errors, and once more when its first reward tells how
+        # the calls went that showed none.
         calls = list(calls_of(message, names))
-        key = (scope, message.trajectory_id)
-        if not calls or key in self._seen:
+        key, judged = (scope, message.trajectory_id), message.HasField("reward")
+        if self._seen.get(key) is not None:
+            if self._seen[key] or not judged:
+                return False
+            calls = [call for call in calls if not call.visible]
+        if not calls:
             return False
-        self._seen[key] = None
+        self._seen[key] = judged
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         health = self._health.setdefault(scope, Health())
@@ -114,7 +119,7 @@ def _names(cursor: Cursor, scope: Scope) -> dict[bytes, str]:
 def calls_of(
     message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
 ) -> Iterator[Call]:
-    """The calls of a stored trajectory of which it is known how they went.
+    """The calls of a stored trajectory, and how they went as far as that is known.
 
     As in a training, parallel calls of one tool in one step are one call.
     """

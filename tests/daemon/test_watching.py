@@ -263,7 +263,7 @@ def test_a_reward_that_comes_late_counts_where_nothing_was_known_before(desk: De
 def test_a_success_brings_a_tool_back_whoever_chose_it(
     desk: Desk, scores: Mapping[str, float]
 ) -> None:
-    desk.break_down()
+    desk.break_down(failed=False, reward=0.0)
 
     assert desk.run(("find", False)) == set()  # it is not known yet how that went
     assert desk.down != []
@@ -273,6 +273,24 @@ def test_a_success_brings_a_tool_back_whoever_chose_it(
     assert desk.watch.names_down(SCOPE) == []
 
 
+def test_without_rewards_a_call_without_an_error_brings_a_tool_back(desk: Desk) -> None:
+    desk.break_down()
+
+    assert desk.run(("find", False)) == {"desk"}
+    assert desk.down == []
+
+
+def test_a_late_reward_tells_how_the_calls_without_an_error_went(desk: Desk) -> None:
+    """The error counted when the run ended; the reward of the run speaks for the other call."""
+    desk.break_down(failed=False, reward=0.0)
+    assert desk.run(("find", False), ("save", True)) == set()
+
+    late = desk.apply(desk.reward(desk.runs, 1.0))
+    assert desk.watch.take(late) == {"desk"}
+    again = desk.apply(desk.reward(desk.runs, 0.9))
+    assert desk.watch.take(again) == set()
+
+
 def test_a_restart_finds_the_same(desk: Desk) -> None:
     def restarted() -> ToolWatch:
         watch = ToolWatch(desk.store, feature_schema=SCHEMA)
@@ -280,7 +298,7 @@ def test_a_restart_finds_the_same(desk: Desk) -> None:
         return watch
 
     assert restarted().down("desk") == []
-    desk.break_down()
+    desk.break_down(failed=False, reward=0.0)
     desk.run(("find", False), ("mail", True), reward=0.0)
     again = restarted()
     assert again.down("desk") == desk.down == [FINGERPRINTS["find"]]

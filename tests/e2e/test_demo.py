@@ -14,7 +14,9 @@ pytestmark = pytest.mark.e2e
 KEYS = {
     *("reliability_before", "reliability_after", "control_reliability", "control_n"),
     *("task_success_before", "task_success_after"),
-    *("tokens_per_success_before", "tokens_per_success_after"),
+    *("tokens_per_success_before", "tokens_per_success_after", "tokens_per_success_control"),
+    *("tokens_saved", "tokens_saved_low", "tokens_saved_high"),
+    *(f"tokens_saved_since_before{end}" for end in ("", "_low", "_high")),
     *("episodes", "policy_versions", "swaps", "frameworks"),
     *("spans", "spans_lost", "duration_s", "seed"),
 }

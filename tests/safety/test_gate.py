@@ -191,7 +191,7 @@ def test_a_receipt_says_what_decided(tmp_path: Path) -> None:
     assert "beside p-000001, the best so far" in checks["best"].reason
     assert checks["best"].figures["support.runs"] > 1_000
     assert checks["best"].figures["dr.low"] < -0.02
-    assert set(checks) == {"best", "control", "tools"}
+    assert set(checks) == {"best", "control", "tools", "cost"}
 
 
 def test_few_decisions_prove_nothing_and_say_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,13 @@ class World:
         self.features = Featuriser(TextHasher(key))
         self.catalogue = Catalogue(self.tools, self.features.exactly)
         self.vectors = {slot.text: self.features.exactly(slot.text) for slot in self.slots}
+        self.tokens: tuple[int, ...] = ()
+        """What a run with a call of each tool costs, if that is to be known."""
+        self.broken: dict[int, float] = {}
+        """Tools that are broken at present, and how often a call of one fails visibly.
+
+        What is true (`value`) is what holds while nothing is broken.
+        """
 
     @cached_property
     def _inverse(self) -> Floats:
@@ -137,6 +144,15 @@ class World:
         }
         return float(np.mean([math.prod(worth[s.text] for s in r) for r in self.requests]))
 
+    def cost(self, policy: Parameters, exploration: Exploration | None = None) -> float:
+        """Expected tokens of a run."""
+        scorer = Scorer(policy, self.catalogue)
+        chosen = [
+            [self._choice(slot, scorer, exploration or Exploration()) for slot in request]
+            for request in self.requests
+        ]
+        return float(np.mean([sum(np.dot(self.tokens, c) for c in one) for one in chosen]))
+
     def _choice(self, slot: Slot, scorer: Scorer | None, exploration: Exploration) -> Floats:
         """(tools,) how likely each tool is called."""
         if scorer is None:
@@ -166,19 +182,33 @@ class World:
         rng = random.Random(seed)
         gym = RecordingGym("desk", mode=Mode.STEER, seed=seed, explore=explore)
         policies = {NAME: Snapshot(version, "0" * 64, policy, {})} if policy else {}
-        gym.live.swap(self._set(policies, control_share, exploration or Exploration()))
+        gym.live.swap(self.policy_set(policies, control_share, exploration or Exploration()))
         for number in range(runs):
-            request = rng.choice(self.requests)
-            message = training_pb2.TrainingTrajectory(closed_unix_nano=number + 1)
-            success, calls, _ = self.play(gym, request, rng)
-            message.reward = float(success)
-            message.calls.extend(calls)
-            message.trajectory_id = self._collect(gym, message)
-            yield message
+            yield self.run(gym, rng.choice(self.requests), rng, number + 1)
 
-    def _set(
-        self, policies: Mapping[str, Snapshot], control_share: float, exploration: Exploration
+    def run(
+        self, gym: RecordingGym, request: Request, rng: random.Random, now: int
+    ) -> training_pb2.TrainingTrajectory:
+        """One run, with its true reward, as stored."""
+        message = training_pb2.TrainingTrajectory(closed_unix_nano=now)
+        success, calls, _ = self.play(gym, request, rng)
+        message.reward = float(success)
+        message.calls.extend(calls)
+        if self.tokens:
+            position = {tool.name: i for i, tool in enumerate(self.tools)}
+            message.tokens = sum(self.tokens[position[call.tool]] for call in calls)
+        message.trajectory_id = self._collect(gym, message)
+        return message
+
+    def policy_set(
+        self,
+        policies: Mapping[str, Snapshot],
+        control_share: float,
+        exploration: Exploration,
+        *,
+        down: Iterable[bytes] = (),
     ) -> PolicySet:
+        """What the daemon would have an agent act by."""
         return PolicySet(
             features=self.features,
             catalogues=CatalogueCache(self.features),
@@ -186,6 +216,7 @@ class World:
             control_share=control_share,
             stale_after_s=3600.0,
             policies=policies,
+            down=frozenset(down),
         )
 
     def play(
@@ -199,8 +230,11 @@ class World:
             tool = turn.forced or rng.choices(self.tools, slot.alone)[0]
             turn.finish([(tool.name, "")])
             call = run.call(tool.name)
-            right = rng.random() < slot.right[self.tools.index(tool)]
+            position = self.tools.index(tool)
+            right = rng.random() < slot.right[position]
             visible = not right and rng.random() < 0.6
+            if position in self.broken and rng.random() < self.broken[position]:
+                right, visible = False, True
             call.finish(error="ToolError" if visible else "")
             calls.append(
                 training_pb2.TrainingCall(decision_id=turn.span_id, tool=tool.name, error=visible)

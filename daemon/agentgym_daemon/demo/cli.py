@@ -113,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = chart.draw(demo.tally, arguments.out)
     console = Console()
     console.print(report.table(result))
+    for line in report.summary(result):
+        console.print(line)
     console.print(f"learning curve: {', '.join(map(str, paths))}")
     if arguments.keep:
         console.print(f"daemon directory: {home}")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from agentgym_daemon.demo.orchestrate import Demo
 from agentgym_daemon.demo.phases import Phase
+from agentgym_daemon.demo.saving import Saving
 
 
 def results(demo: Demo) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def results(demo: Demo) -> dict[str, Any]:
         "task_success_after": _rounded(after.task_success),
         "tokens_per_success_before": _rounded(before.tokens_per_success, 1),
         "tokens_per_success_after": _rounded(after.tokens_per_success, 1),
+        "tokens_per_success_control": _rounded(control.tokens_per_success, 1),
+        **_saved("tokens_saved", after.saved(control)),
+        **_saved("tokens_saved_since_before", after.saved(before)),
         "episodes": tally.phase(Phase.TRAIN).episodes,
         "policy_versions": demo.versions,
         "swaps": len(_swaps(demo)),
@@ -56,6 +60,30 @@ def _swaps(demo: Demo) -> set[tuple[str, str]]:
 
 def _spans(status: dict[str, Any]) -> int:
     return int(status["counters"].get("produced.spans", 0))
+
+
+def _saved(name: str, found: Saving | None) -> dict[str, float | None]:
+    return {
+        name: _rounded(found.value if found else None),
+        f"{name}_low": _rounded(found.low if found else None),
+        f"{name}_high": _rounded(found.high if found else None),
+    }
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """What a success costs, in a line for each comparison that can be made."""
+    lines = []
+    for name, beside, base in (
+        ("tokens_saved", "the control group", "tokens_per_success_control"),
+        ("tokens_saved_since_before", "before AgentGym", "tokens_per_success_before"),
+    ):
+        if result[name] is not None:
+            lines.append(
+                f"Tokens per success: {result['tokens_per_success_after']:,.0f}, "
+                f"{result[name]:.1%} less than {beside} ({result[base]:,.0f}); "
+                f"95 % interval {result[f'{name}_low']:.1%} to {result[f'{name}_high']:.1%}"
+            )
+    return lines
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentgym_daemon.demo.phases import Phase
+from agentgym_daemon.demo.saving import Saving, Sums, saving
 from agentgym_daemon.demo.worker import Episode
 
 
@@ -19,6 +20,7 @@ class Group:
     right: int = 0
     successes: int = 0
     tokens: int = 0
+    by_request: dict[str, Sums] = field(default_factory=dict)
 
     def add(self, episode: Episode) -> None:
         """Counts one episode."""
@@ -27,6 +29,8 @@ class Group:
         self.right += sum(episode.first_attempts)
         self.successes += episode.success
         self.tokens += episode.tokens
+        tokens, successes = self.by_request.get(episode.request, (0, 0))
+        self.by_request[episode.request] = tokens + episode.tokens, successes + episode.success
 
     @property
     def reliability(self) -> float | None:
@@ -42,6 +46,10 @@ class Group:
     def tokens_per_success(self) -> float | None:
         """All tokens, those of failures too, per success."""
         return self.tokens / self.successes if self.successes else None
+
+    def saved(self, before: Group) -> Saving | None:
+        """What a success costs less here than in another group; None if that cannot be told."""
+        return saving(list(self.by_request.values()), list(before.by_request.values()))
 
 
 @dataclass(slots=True)

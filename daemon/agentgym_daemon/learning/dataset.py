@@ -87,6 +87,8 @@ class Trajectory:
     control: bool = False  # drawn into the control group
     weight: float = 1.0  # of its reward, in [0, 1]
     outcome: float | None = None  # the reward before its cost; None: the same
+    tokens: int = 0  # in and out; 0 = not known
+    calls: int = 0  # of tools
 
     @property
     def judged(self) -> float | None:
@@ -348,6 +350,8 @@ class _Reader:
             control=any(record.assignment == _CONTROL for record in message.decisions),
             weight=message.weight if message.HasField("weight") else 1.0,
             outcome=message.outcome if message.HasField("outcome") else None,
+            tokens=message.tokens,
+            calls=len(message.calls),
         )
 
     def _step(

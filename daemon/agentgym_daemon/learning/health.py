@@ -7,8 +7,12 @@ A call of tool t that was expected to go right with probability p speaks for "t 
 where e is the share of calls of a broken tool that seem to go right. Sums above 0 are kept per tool
 (CUSUM; Page, Biometrika 1954), and past THRESHOLD the tool is down. p is the policy's estimate, but
 at most the share of its calls that went right before: a wrong choice says nothing about the tool,
-and a policy that is sure without having seen it work neither. A tool that is down is tried now and
-then by the agents (`PolicySet`); one call that goes right brings it back.
+and a policy that is sure without having seen it work neither. A call of which it is not known how
+it went, but that showed no error, takes back only what visible errors said.
+
+A tool that is down is tried now and then by the agents (`PolicySet`); one call that goes right
+brings it back. One that works now and then would come and go: each time that it relapses it must
+go right twice as often in a row, up to MOST_PROOFS times.
 """
 
 from __future__ import annotations
@@ -23,6 +27,11 @@ THRESHOLD = 10.0
 """Four failures in a row of a tool that hardly ever failed, five of one that did at times."""
 CONFIRMED_BY = 2
 """Further failures after which what was learned of a tool before is left out of training."""
+MOST_PROOFS = 4
+"""Calls in a row that bring a tool back which relapsed; of 5 in 100, this many are soon made."""
+RELAPSE = 20
+"""Calls that go right after which going down again is no relapse."""
+_PROBATION = THRESHOLD / 2  # evidence with which a tool that relapsed comes back
 _SEEMS_RIGHT = 0.05
 _SUREST = 0.95  # what a policy may claim: rewards lie now and then
 _SUCCESS = 0.5
@@ -30,11 +39,15 @@ _SUCCESS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One executed call and how it went; `confidence` is the policy's p, 0 where it gave none."""
+    """One executed call and how it went; `confidence` is the policy's p, 0 where it gave none.
+
+    `right` is None where nobody has judged the call and it showed no error.
+    """
 
     tool: Hashable
     confidence: float
-    right: bool
+    right: bool | None
+    visible: bool = False  # it failed, and showed it
 
 
 @dataclass(slots=True)
@@ -44,21 +57,44 @@ class Record:
     right: float = 0.0
     wrong: float = 0.0
     evidence: float = 0.0  # that it is broken, as a log likelihood ratio
+    visible: float = 0.0  # the part of it that errors showed
     suspect: float = 0.0  # failures that count for the evidence, and not yet against the tool
 
-    def observe(self, confidence: float, right: bool) -> None:
+    def observe(self, confidence: float, right: bool | None, visible: bool = False) -> None:
         """Takes one call."""
         worked = (self.right + 1.0) / (self.right + self.wrong + 2.0)
         expected = min(confidence, worked, _SUREST)
-        if right:
+        relief = math.log(_SEEMS_RIGHT / max(expected, _SEEMS_RIGHT))
+        if right is None:
+            weight = max(relief, -self.visible)
+            self.visible += weight
+        elif right:
             self.right += confidence
-            weight = math.log(_SEEMS_RIGHT / max(expected, _SEEMS_RIGHT))
+            weight = relief
         else:
             self.suspect += confidence
             weight = max(0.0, math.log((1.0 - _SEEMS_RIGHT) / (1.0 - expected)))
+            self.visible += weight if visible else 0.0
         self.evidence = max(0.0, self.evidence + weight)
+        self.visible = min(self.visible, self.evidence)
         if not self.evidence:
             self.wrong, self.suspect = self.wrong + self.suspect, 0.0
+
+    def proves(self, right: bool | None) -> bool:
+        """Whether a call shows that the tool works again.
+
+        One that nobody judged does if errors were most of what spoke against the tool.
+        """
+        return right if right is not None else self.visible >= self.evidence / 2.0
+
+
+@dataclass(slots=True)
+class Return:
+    """How a tool that was down came back, and what it must show the next time."""
+
+    needed: int = 1  # calls in a row
+    proofs: int = 0  # calls in a row that it has shown while it is down
+    fine: int = RELAPSE  # calls that went right since it was last down
 
 
 @dataclass(slots=True)
@@ -69,6 +105,7 @@ class Health:
     since: dict[Hashable, int] = field(default_factory=dict)
     """Tools that are down, and the time of the trajectory that showed it."""
     failed_since: dict[Hashable, int] = field(default_factory=dict)
+    returns: dict[Hashable, Return] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> dict[Hashable, int]:
@@ -80,35 +117,54 @@ class Health:
         before = set(self.since)
         for call in calls:
             record = self.records.setdefault(call.tool, Record())
-            record.observe(call.confidence, call.right)
+            proves = record.proves(call.right)
+            record.observe(call.confidence, call.right, call.visible)
+            back = self.returns.setdefault(call.tool, Return())
             if call.tool in self.since:
-                if call.right:
-                    del self.since[call.tool]
-                    record.evidence = record.suspect = 0.0
-                else:
-                    self.failed_since[call.tool] += 1
-            elif record.evidence >= THRESHOLD:
+                self._try(call, record, back, proves)
+                continue
+            back.fine += call.right is not False
+            if record.evidence >= THRESHOLD:
                 self.since[call.tool] = now
                 self.failed_since[call.tool] = 0
+                relapsed = back.fine < RELAPSE
+                self.returns[call.tool] = Return(
+                    needed=min(MOST_PROOFS, 2 * back.needed) if relapsed else 1
+                )
         return set(self.since) != before
+
+    def _try(self, call: Call, record: Record, back: Return, proves: bool) -> None:
+        """Takes a call of a tool that is down."""
+        if call.right is False:
+            self.failed_since[call.tool] += 1
+            back.proofs = 0
+        elif proves:
+            back.proofs += 1
+        if back.proofs >= back.needed:
+            del self.since[call.tool]
+            back.proofs = back.fine = 0
+            kept = _PROBATION if back.needed > 1 else 0.0
+            record.visible *= kept / max(record.evidence, THRESHOLD)
+            record.evidence, record.suspect = kept, 0.0
 
 
 def outcomes(
     made: Sequence[tuple[Hashable, float, bool]], reward: float | None, *, more: bool = False
 ) -> Iterator[Call]:
-    """How the calls (tool, confidence, failed visibly) of a trajectory went, where that is known.
+    """How the calls (tool, confidence, failed visibly) of a trajectory went, as far as is known.
 
     A failed run blames its only call, but not one of several; `more` says that it had others.
     """
     succeeded = reward is not None and reward >= _SUCCESS
     blamed = reward is not None and not succeeded and len(made) == 1 and not more
     for tool, confidence, failed in made:
-        if failed or succeeded or blamed:
-            yield Call(tool, confidence, right=succeeded and not failed)
+        known = failed or succeeded or blamed
+        right = (succeeded and not failed) if known else None
+        yield Call(tool, confidence, right, failed)
 
 
 def calls(trajectory: Trajectory) -> Iterator[Call]:
-    """The calls of a trajectory of which it is known how they went."""
+    """The calls of a trajectory, and how they went as far as that is known."""
     made = [
         (tool, step.scores.get(tool, 0.0), tool in step.failed)
         for step in trajectory.steps

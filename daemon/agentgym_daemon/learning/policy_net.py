@@ -40,7 +40,7 @@ def to_parameters(like: Parameters, tensors: Tensors) -> Parameters:
 class Estimates:
     """log p over offered tools and RESPOND (-inf elsewhere), and the logit of q.
 
-    Tools that are down have no part in p; `working` is the share of p that the others had before.
+    Tools that are down have no part in p; `working` is what they leave of q.
     """
 
     log_right: Tensor  # (N, U + 1)
@@ -112,7 +112,7 @@ class PolicyNet:
             asked = lost @ self._substitutes(parameters)
             asked = asked + functional.pad(_mean(asked, offered)[:, None], (self.columns - 1, 0))
             log_right = (z + asked).masked_fill(down | ~offered, -torch.inf).log_softmax(1)
-            working = 1.0 - lost.sum(1)
+            working = 1.0 - (lost.sum(1) / right.max(1).values).clamp(max=1.0)
         alone, apart = own + right @ preference, own + right.detach() @ preference
         return Estimates(log_right, alone, apart, working)
 

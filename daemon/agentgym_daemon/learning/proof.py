@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from agentgym.policy.parameters import Parameters
 from agentgym.trajectory import ArmKind
+from agentgym_daemon.learning import spending
 from agentgym_daemon.learning.checks import Check
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
 from agentgym_daemon.learning.evaluation import estimators, targets
@@ -78,23 +79,34 @@ def prove(
         first,
         _control(evidence.lift(target, confidence=ONE_SIDED), settings),
         _tools(target, other, usable, dataset.names, settings),
+        spending.check(
+            target,
+            other,
+            usable,
+            beside=_named(anchors),
+            tolerance=settings.cost_tolerance,
+            confidence=ONE_SIDED,
+        ),
     )
     better = beside_best.identifiable and beside_best.estimates["dr"].low > 0.0
     return Proof(1, checks, is_best=better or best is None)
 
 
 def _best(found: Evaluation, anchors: Anchors, settings: LearningSettings) -> Check:
-    name = anchors.best_version or "the agent alone"
     if not found.identifiable:
         reason = f"not identifiable ({found.support.reason}): only a canary can tell"
         return Check("best", False, reason, _figures(found))
     estimate = found.estimates["dr"]
     passed = estimate.low >= -settings.best_margin
     reason = (
-        f"{_points(estimate)} beside {name}, the best so far: the lower bound must be at least "
-        f"{-100 * settings.best_margin:+.1f} points"
+        f"{_points(estimate)} beside {_named(anchors)}, the best so far: the lower bound must be "
+        f"at least {-100 * settings.best_margin:+.1f} points"
     )
     return Check("best", passed, reason, _figures(found))
+
+
+def _named(anchors: Anchors) -> str:
+    return anchors.best_version or "the agent alone"
 
 
 def _incumbent(found: Evaluation, beside_best: Evaluation, anchors: Anchors) -> Check:

@@ -52,6 +52,7 @@ class LearningSettings:
     anchor_margin: float = 0.01  # below the agent alone
     best_margin: float = 0.02  # below the best version ever promoted
     tool_margin: float = 0.05  # below it on the requests of one tool
+    cost_tolerance: float = 0.25  # dearer per run than it, as a share of its cost
     # the distribution of arms by which change is measured: the daemon's steering
     temperature: float = 0.1
     floor: float = 0.02

@@ -20,6 +20,7 @@ from agentgym_daemon.store.targets import Shares, Target, Treatment, targets
 SNAPSHOT_TRAJECTORIES = 20_000
 """The newest ended trajectories of a scope that a training sees."""
 _EXPORTED_AT_ONCE = 1_000
+_HEAD = "no, id, reward, closed_ns, input_tokens + output_tokens"
 _LENGTH = struct.Struct("<I")
 _TOTALS = "(FROM scope_totals UNION ALL FROM expired_totals)"
 _IN_SCOPE = "agent = ? AND agent_name = ? AND feature_schema = ?"
@@ -192,7 +193,7 @@ def ended_trajectories(
     """Those of some trajectories that have ended and have a decision of the scope, oldest first."""
     rows = fetch(
         cursor,
-        "SELECT no, id, reward, closed_ns FROM trajectories WHERE state <> ? "
+        f"SELECT {_HEAD} FROM trajectories WHERE state <> ? "
         "AND id IN (SELECT unnest(?::BLOB[])) AND no IN "
         f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) ORDER BY no",
         [OPEN, list(ids), *scope],
@@ -240,7 +241,7 @@ def scopes_of(cursor: Cursor) -> list[Scope]:
 def _ended(cursor: Cursor, scope: Scope, limit: int) -> list[tuple[Any, ...]]:
     rows = fetch(
         cursor,
-        "SELECT no, id, reward, closed_ns FROM trajectories WHERE state <> ? AND no IN "
+        f"SELECT {_HEAD} FROM trajectories WHERE state <> ? AND no IN "
         f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
         "ORDER BY no DESC LIMIT ?",
         [OPEN, *scope, limit],
@@ -295,9 +296,12 @@ def _head(
     trajectory_id: bytes,
     reward: float | None,
     closed_ns: int,
+    tokens: int,
     learned: Mapping[int, Target] | None,
 ) -> training_pb2.TrainingTrajectory:
-    head = training_pb2.TrainingTrajectory(trajectory_id=trajectory_id, closed_unix_nano=closed_ns)
+    head = training_pb2.TrainingTrajectory(
+        trajectory_id=trajectory_id, closed_unix_nano=closed_ns, tokens=max(0, tokens or 0)
+    )
     if learned is None:
         if reward is not None:
             head.reward = reward
@@ -313,8 +317,7 @@ def _some(
     learned: Mapping[int, Target] | None,
 ) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-        no: [_head(no, identifier, reward, closed_ns, learned).SerializeToString()]
-        for no, identifier, reward, closed_ns in rows
+        row[0]: [_head(*row, learned).SerializeToString()] for row in rows
     }
     numbers = list(parts)
     decisions = _contents(

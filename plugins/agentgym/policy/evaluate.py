@@ -17,9 +17,11 @@ A tool d that is down cannot be right. What the task asked of it is asked of the
 task also had d's text, and an agent left alone would go on choosing it:
 
     p' = softmax over the rest of z_t + sum_d p_d ((gain + 15) c_d . c_t + g m_d . M m_t)
-    q' = q (1 - sum_d p_d)
+    q' = q max(0, 1 - sum_d p_d / max p)
 
-where RESPOND gets the mean of what the tools get, and 15 is NAMED_ALIKE.
+where RESPOND gets the mean of what the tools get, and 15 is NAMED_ALIKE. Of what an agent left
+alone would choose, the policy knows only what it would choose itself: where that is a tool that is
+down, q' is 0, however unsure the policy is, and the step goes elsewhere.
 """
 
 from __future__ import annotations
@@ -202,7 +204,8 @@ class Scorer:
         z[:n] += asked
         z[n] += asked.mean()
         z[list(down)] = -np.inf
-        return Evaluation(softmax(z), alone * (1.0 - float(lost.sum())))
+        going_on = min(1.0, float(lost.sum() / right.max()))
+        return Evaluation(softmax(z), alone * (1.0 - going_on))
 
     @cached_property
     def _substitutes(self) -> Vector:

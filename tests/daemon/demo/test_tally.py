@@ -94,6 +94,9 @@ def test_results_name_every_figure_of_the_last_line(demo: Demo) -> None:
         200.0,
         80.0,
     )
+    assert result["tokens_per_success_control"] is None  # no success in it
+    assert result["tokens_saved"] is result["tokens_saved_since_before_low"] is None  # too few
+    assert report.summary(result) == []
     assert (result["episodes"], result["policy_versions"], result["swaps"]) == (4, 2, 2)
     assert (result["spans"], result["spans_lost"], result["seed"]) == (42, 1, 3)
     assert result["frameworks"]["autogen"] == {
@@ -105,6 +108,33 @@ def test_results_name_every_figure_of_the_last_line(demo: Demo) -> None:
         "swaps": 1,
     }
     assert result["duration_s"] >= 0
+
+
+def test_the_saving_is_that_of_a_success(demo: Demo) -> None:
+    """300 tokens and one success of two before, 150 and a success in each run after."""
+    for number in range(40):
+        for phase, tokens in (("before", 300), ("train", 300), ("unseen", 150)):
+            assignment = {"before": "", "train": "control", "unseen": "pinned"}[phase]
+            demo.tally.add(
+                _message(
+                    request=f"r{number}", phase=phase, assignment=assignment,
+                    tokens=tokens + number, success=phase == "unseen" or number % 2 == 0,
+                )
+            )  # fmt: skip
+
+    result = report.results(demo)
+
+    for name, base in (
+        ("tokens_saved", result["tokens_per_success_control"]),
+        ("tokens_saved_since_before", result["tokens_per_success_before"]),
+    ):
+        saved = 1 - result["tokens_per_success_after"] / base
+        assert result[name] == pytest.approx(saved, abs=1e-4)
+        assert 0.5 < result[f"{name}_low"] < result[name] < result[f"{name}_high"] < 0.9
+    control, before = report.summary(result)
+    assert "less than the control group" in control
+    assert "less than before AgentGym" in before
+    assert "95 % interval" in control
 
 
 def test_separate_agents_have_swaps_of_their_own(demo: Demo) -> None:

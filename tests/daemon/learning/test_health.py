@@ -12,6 +12,8 @@ from agentgym.policy.features import TextVector
 from agentgym_daemon.learning.dataset import Step, Trajectory
 from agentgym_daemon.learning.health import (
     CONFIRMED_BY,
+    MOST_PROOFS,
+    RELAPSE,
     THRESHOLD,
     Call,
     Health,
@@ -172,8 +174,61 @@ def test_only_further_failures_confirm_that_a_tool_is_down() -> None:
             assert health.confirmed == {}
             assert not health.observe([failed, Call("other", 0.9, right=False)], 50 + now)
         assert health.confirmed == {"t": first}  # from when it went down
-        health.observe([right], 99)
+        health.observe([right, right], 99)
         assert health.confirmed == {}
+
+
+def test_a_call_that_nobody_judged_takes_back_what_errors_said_and_no_more() -> None:
+    shown, judged = experienced(100), experienced(100)
+    for _ in range(2):
+        shown.observe(0.9, right=False, visible=True)
+        judged.observe(0.9, right=False)
+    evidence = judged.evidence
+    assert shown.evidence == evidence > 4.0
+
+    for _ in range(2):
+        shown.observe(0.9, right=None)
+        judged.observe(0.9, right=None)
+
+    assert (shown.evidence, judged.evidence) == (0.0, evidence)
+    assert shown.right == judged.right  # nobody said that it went right
+
+
+@pytest.mark.parametrize(("visible", "back"), [(True, True), (False, False)])
+def test_no_error_brings_a_tool_back_that_errors_put_down(visible: bool, back: bool) -> None:
+    health = Health({"t": experienced(100)})
+    while not health.observe([Call("t", 0.95, right=False, visible=visible)], 1):
+        pass
+
+    assert health.observe([Call("t", 0.0, right=None)], 2) is back
+
+
+def test_now_and_then_an_error_in_runs_that_nobody_judges_puts_nothing_down() -> None:
+    health = Health()
+    for now in range(2_000):
+        failed = now % 20 == 0
+        health.observe([Call("t", 0.9, right=False if failed else None, visible=failed)], now)
+        assert not health.since
+
+
+def test_a_tool_that_relapses_must_go_right_more_often_in_a_row() -> None:
+    health = Health({"t": experienced(100)})
+    failed, right = Call("t", 0.95, right=False, visible=True), Call("t", 0.95, right=True)
+    for needed in (1, 2, MOST_PROOFS, MOST_PROOFS):
+        while not health.observe([failed], 1):
+            pass
+        for _ in range(needed - 1):
+            assert not health.observe([right], 2)
+        health.observe([failed], 2)  # the row begins anew
+        for _ in range(needed - 1):
+            assert not health.observe([right], 2)
+        assert health.observe([right], 2)
+        assert not health.observe([failed], 3)  # once is not enough, not even now
+
+    for _ in range(RELAPSE):
+        health.observe([right], 4)
+    broken_after(health)
+    assert health.observe([right], 5)  # that was long enough ago
 
 
 def test_a_tool_that_fails_and_works_in_one_run_changes_nothing() -> None:
@@ -190,13 +245,13 @@ def test_a_tool_that_fails_and_works_in_one_run_changes_nothing() -> None:
     [
         ([("a", False)], 1.0, False, [("a", True)]),
         ([("a", False)], 0.0, False, [("a", False)]),
-        ([("a", False)], 0.0, True, []),
-        ([("a", False), ("b", False)], 0.0, False, []),
+        ([("a", False)], 0.0, True, [("a", None)]),
+        ([("a", False), ("b", False)], 0.0, False, [("a", None), ("b", None)]),
         ([("a", False), ("b", False)], 0.5, False, [("a", True), ("b", True)]),
         ([("a", True), ("b", False)], 1.0, False, [("a", False), ("b", True)]),
-        ([("a", True), ("b", False)], 0.0, False, [("a", False)]),
+        ([("a", True), ("b", False)], 0.0, False, [("a", False), ("b", None)]),
         ([("a", True)], None, False, [("a", False)]),
-        ([("a", False)], None, False, []),
+        ([("a", False)], None, False, [("a", None)]),
         ([], 0.0, False, []),
     ],
 )
@@ -204,11 +259,12 @@ def test_what_a_run_says_of_its_calls(
     made: list[tuple[str, bool]],
     reward: float | None,
     more: bool,
-    expected: list[tuple[str, bool]],
+    expected: list[tuple[str, bool | None]],
 ) -> None:
     found = outcomes([(tool, 0.7, failed) for tool, failed in made], reward, more=more)
 
-    assert list(found) == [Call(tool, 0.7, right) for tool, right in expected]
+    shown = dict(made)
+    assert list(found) == [Call(tool, 0.7, right, shown[tool]) for tool, right in expected]
 
 
 def test_calls_of_a_trajectory_carry_the_policys_estimate() -> None:
@@ -216,8 +272,8 @@ def test_calls_of_a_trajectory_carry_the_policys_estimate() -> None:
 
     found = list(calls(run(step((0,)), alone)))
 
-    assert found == [Call(0, 0.9, right=True), Call(1, 0.0, right=False)]
-    assert list(calls(run(step(), reward=0.0, unscored=1))) == []
+    assert found == [Call(0, 0.9, right=True), Call(1, 0.0, right=False, visible=True)]
+    assert list(calls(run(step(), reward=0.0, unscored=1))) == [Call(0, 0.9, right=None)]
 
 
 def _fields(made: Step) -> dict[str, object]:

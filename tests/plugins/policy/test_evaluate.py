@@ -142,7 +142,7 @@ def naive(
     ]
     z = [a + b for a, b in zip(z, [*asked, sum(asked) / len(asked)], strict=True)]
     return probabilities([-math.inf if t in down else z_t for t, z_t in enumerate(z)]), alone * (
-        1 - lost
+        1 - min(1, lost / max(right))
     )
 
 

@@ -34,7 +34,7 @@ class TrainingCall(_message.Message):
     def __init__(self, decision_id: _Optional[bytes] = ..., tool: _Optional[str] = ..., error: bool = ...) -> None: ...
 
 class TrainingTrajectory(_message.Message):
-    __slots__ = ("trajectory_id", "reward", "closed_unix_nano", "decisions", "features", "calls", "weight", "outcome")
+    __slots__ = ("trajectory_id", "reward", "closed_unix_nano", "decisions", "features", "calls", "weight", "outcome", "tokens")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     CLOSED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class TrainingTrajectory(_message.Message):
     CALLS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: bytes
     reward: float
     closed_unix_nano: int
@@ -51,4 +52,5 @@ class TrainingTrajectory(_message.Message):
     calls: _containers.RepeatedCompositeFieldContainer[TrainingCall]
     weight: float
     outcome: float
-    def __init__(self, trajectory_id: _Optional[bytes] = ..., reward: _Optional[float] = ..., closed_unix_nano: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[_decision_pb2.DecisionRecord, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[_decision_pb2.TaskFeatures, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[TrainingCall, _Mapping]]] = ..., weight: _Optional[float] = ..., outcome: _Optional[float] = ...) -> None: ...
+    tokens: int
+    def __init__(self, trajectory_id: _Optional[bytes] = ..., reward: _Optional[float] = ..., closed_unix_nano: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[_decision_pb2.DecisionRecord, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[_decision_pb2.TaskFeatures, _Mapping]]] = ..., calls: _Optional[_Iterable[_Union[TrainingCall, _Mapping]]] = ..., weight: _Optional[float] = ..., outcome: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
