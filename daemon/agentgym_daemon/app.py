@@ -81,6 +81,7 @@ from agentgym_daemon.storage import Storage
 from agentgym_daemon.store.audit import audit_head
 from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.database import DATABASE_NAME
+from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.watch.alerts import Alerts, LogSink, WebhookSink
 from agentgym_daemon.watch.guard import Watch
 from agentgym_daemon.watching import ToolWatch
@@ -284,7 +285,7 @@ class Daemon:
     def _watch(
         self, lookup: StoreLookup, trainer: Trainer, feature_key: bytes, encoder: Choice
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
 
         def applied(batch: AppliedBatch) -> None:
             with suppress(RuntimeError):  # the loop has ended
@@ -338,6 +339,7 @@ class Daemon:
             caught_up=self._storage.caught_up,
             mode=lambda: self.config.watch,
             tools_down=self._tools.names_down,
+            believe=self._believe,
         )
         chores = self._chores
         self._closing.push_async_callback(chores.close)
@@ -383,6 +385,10 @@ class Daemon:
         if self._unguarded:
             self._unguarded = False
             self._unguarded = not await self._guard.look() or self._unguarded
+
+    def _believe(self, scope: Scope, until_ns: int | None) -> None:
+        if self._tools.believe(scope, until_ns):
+            self._loop.call_soon_threadsafe(self._hub.ring, scope.agent)
 
     async def _look(self, batch: AppliedBatch) -> None:
         for agent in await asyncio.to_thread(self._tools.take, batch):

@@ -7,6 +7,7 @@ the newest ones again.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -17,7 +18,7 @@ from agentgym_daemon.learning.health import Call, Health, outcomes
 from agentgym_daemon.store.batch import AppliedBatch
 from agentgym_daemon.store.catalogue import tools_of_scope
 from agentgym_daemon.store.database import Cursor, Store
-from agentgym_daemon.store.rows import Scope
+from agentgym_daemon.store.rows import MAX_BIGINT, Scope
 from agentgym_daemon.store.training import ended_trajectories, recent_trajectories, scopes_of
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _REMEMBERED = 20_000
 class ToolWatch:
     """The health of every scope's tools.
 
-    `load` and `take` are for one thread at a time; what is down may be asked for by any.
+    What is down may be asked for by any thread at any time.
     """
 
     def __init__(self, store: Store, *, feature_schema: int) -> None:
@@ -44,15 +45,42 @@ class ToolWatch:
         # Replaced as a whole, for it is read while a batch is looked at.
         self._down: Mapping[Scope, tuple[bytes, ...]] = {}
         self._seen: OrderedDict[tuple[Scope, bytes], bool] = OrderedDict()
+        self._doubted: dict[Scope, int] = {}
+        self._looking = threading.Lock()
 
     def load(self) -> None:
         """Starts from what is stored."""
-        with self._store.reading() as cursor:
+        with self._looking, self._store.reading() as cursor:
             for scope in scopes_of(cursor):
                 if scope.feature_schema == self._schema:
-                    names = _names(cursor, scope)
-                    for message in recent_trajectories(cursor, scope, REPLAYED):
-                        self._observe(scope, message, names)
+                    self._load(cursor, scope)
+
+    def _load(self, cursor: Cursor, scope: Scope) -> None:
+        names = _names(cursor, scope)
+        for message in recent_trajectories(cursor, scope, REPLAYED):
+            self._observe(scope, message, names)
+
+    def believe(self, scope: Scope, until_ns: int | None) -> bool:
+        """Believes a scope's rewards up to a time (None: all), and looks at its runs again.
+
+        Of later runs only visible errors count. True if other tools are down now than before.
+        """
+        with self._looking:
+            doubted = self._doubted.get(scope)
+            # A doubt does not get younger: later looks may see its end alone.
+            if doubted == until_ns or (until_ns is not None and doubted and doubted <= until_ns):
+                return False
+            self._doubted.pop(scope, None)
+            if until_ns is not None:
+                self._doubted[scope] = until_ns
+            before = self._down.get(scope, ())
+            self._health.pop(scope, None)
+            self._down = {other: t for other, t in self._down.items() if other != scope}
+            for key in [key for key in self._seen if key[0] == scope]:
+                del self._seen[key]
+            with self._store.reading() as cursor:
+                self._load(cursor, scope)
+            return self._down.get(scope, ()) != before
 
     def take(self, batch: AppliedBatch) -> set[str]:
         """Looks at what a batch ended or rewarded; the agents whose tools changed."""
@@ -61,7 +89,7 @@ class ToolWatch:
         if not ids or not scopes:
             return set()
         changed = set()
-        with self._store.reading() as cursor:
+        with self._looking, self._store.reading() as cursor:
             for scope in scopes:
                 names = _names(cursor, scope)
                 for message in ended_trajectories(cursor, scope, ids):
@@ -92,6 +120,8 @@ class ToolWatch:
     def _observe(
         self, scope: Scope, message: training_pb2.TrainingTrajectory, names: Mapping[bytes, str]
     ) -> bool:
+        if message.closed_unix_nano >= self._doubted.get(scope, MAX_BIGINT):
+            message.ClearField("reward")
         # A run counts when it ends, for its errors, and once more when its first reward tells how
         # the calls went that showed none.
         calls = list(calls_of(message, names))

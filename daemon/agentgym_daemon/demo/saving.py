@@ -32,10 +32,10 @@ def saving(
     now: Sequence[Sums], before: Sequence[Sums], confidence: float = CONFIDENCE
 ) -> Saving | None:
     """What a success costs less now; None without successes, or with too few requests."""
-    groups = _log_ratio(now), _log_ratio(before)
-    if groups[0] is None or groups[1] is None:
+    found, compared = _log_ratio(now), _log_ratio(before)
+    if found is None or compared is None:
         return None
-    (after, error), (base, base_error) = groups
+    (after, error), (base, base_error) = found, compared
     change = after - base
     spread = NormalDist().inv_cdf(0.5 + confidence / 2.0) * math.hypot(error, base_error)
     return Saving(

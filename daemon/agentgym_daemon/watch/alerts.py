@@ -86,15 +86,15 @@ class Alerts:
         self._sinks = sinks
         self._clock = clock
         self._count = count
-        self._told: dict[tuple[str, str, str], int] = {}
+        self._told: dict[tuple[str, str], int] = {}
         self.recent: deque[Alert] = deque(maxlen=KEPT)
         """The newest ones, oldest first; a restart forgets them, the log of changes does not."""
 
     async def tell(
         self, kind: str, agent: str, text: str, figures: Mapping[str, Any], *, about: str = ""
     ) -> bool:
-        """Passes an alert on unless one of its kind about the same was told within a day."""
-        key, now_ns = (kind, agent, about or text), self._clock.now_ns()
+        """Passes an alert on unless one about the same was told within a day."""
+        key, now_ns = (agent, about or text), self._clock.now_ns()
         if now_ns - self._told.get(key, -_AGAIN_NS) < _AGAIN_NS:
             return False
         self._told[key] = now_ns
@@ -109,6 +109,6 @@ class Alerts:
                 _log.exception("an alert could not be sent by %s", type(sink).__name__)
         return True
 
-    def over(self, kind: str, agent: str, about: str) -> None:
+    def over(self, agent: str, about: str) -> None:
         """Lets an alert be told again: what it was about is gone."""
-        self._told.pop((kind, agent, about), None)
+        self._told.pop((agent, about), None)

@@ -68,7 +68,7 @@ class Watch:
         caught_up: Callable[[], Awaitable[bool]],
         mode: Callable[[], str] = lambda: "act",
         tools_down: Callable[[Scope], list[str]] = lambda _scope: [],
-        distrust: Callable[[Scope, int], Awaitable[None]] | None = None,
+        believe: Callable[[Scope, int | None], None] = lambda _scope, _until_ns: None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -76,7 +76,7 @@ class Watch:
         self._caught_up = caught_up
         self._mode = mode
         self._tools_down = tools_down
-        self._distrust = distrust  # called with the time since which rewards are in doubt
+        self._believe = believe  # takes the time since which rewards are in doubt; may block
         self._drifted_at: dict[ScopeKey, int] = {}
         self.alerts = alerts
         self.seen: dict[ScopeKey, Seen] = {}
@@ -96,11 +96,14 @@ class Watch:
     async def _look_at(self, key: ScopeKey, live: str) -> None:
         scope = Scope(*key)
         runs, changes = await asyncio.to_thread(self._read, scope)
-        verdict = await asyncio.to_thread(judge, runs, self._situation(key, live, changes))
+        situation = self._situation(key, live, changes)
+        verdict = await asyncio.to_thread(judge, runs, situation)
         found = await self._drifts(key, runs)
         self.seen[key] = Seen(live, verdict, found)
-        if verdict.cause == "rewards" and self._distrust is not None:
-            await self._distrust(scope, int(verdict.figures["since_ns"]))
+        if verdict.cause == "rewards":
+            await asyncio.to_thread(self._believe, scope, int(verdict.figures["since_ns"]))
+        elif not situation.held:
+            await asyncio.to_thread(self._believe, scope, None)
         if verdict.act is not Act.NOTHING:
             await self._act(key, live, verdict, found)
 
@@ -135,9 +138,11 @@ class Watch:
         for name, one in found.items():
             if one.alarming:
                 figures = {"z": round(one.z, 1), "effect": round(one.effect, 3)}
-                await self.alerts.tell("drift", key[0], _WORDS[name], figures, about=name)
+                await self.alerts.tell(
+                    "drift", key[0], _WORDS[name], figures, about=f"drift of {name}"
+                )
             else:
-                self.alerts.over("drift", key[0], name)
+                self.alerts.over(key[0], f"drift of {name}")
         return found
 
     def _measure(self, scope: Scope, runs: list[Run]) -> dict[str, Shift]:

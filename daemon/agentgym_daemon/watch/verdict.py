@@ -120,9 +120,9 @@ def _doubt(runs: Sequence[Run], situation: Situation) -> _Part | None:
         "since_ns": failed[fall.since].closed_ns,
     }
     reason = (
-        f"of the runs in which a tool failed visibly, {fall.reference:.0%} were judged failures and "
-        f"the last {figures['runs']} only in {fall.rate:.0%}: look at the rewards, revoke wrong "
-        "ones, and then let learning go on"
+        f"of the runs in which a tool failed visibly, {fall.reference:.0%} were judged failures, "
+        f"and only {fall.rate:.0%} of the last {figures['runs']}: look at the rewards, revoke "
+        "wrong ones, and then let learning go on"
     )
     act = Act.TELL if situation.pinned or situation.held else Act.HOLD
     return act, "rewards", reason, (), figures

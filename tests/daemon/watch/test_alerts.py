@@ -57,7 +57,7 @@ async def test_an_alert_is_told_once_a_day_and_again_after_it_was_over(clock: Ha
     told = [await alerts.tell("drift", "desk", f"look {i}", {}, about="inputs") for i in range(3)]
     clock.ns += DAY_NS
     later = await alerts.tell("drift", "desk", "still", {}, about="inputs")
-    alerts.over("drift", "desk", "inputs")
+    alerts.over("desk", "inputs")
     again = await alerts.tell("drift", "desk", "anew", {}, about="inputs")
     other = await alerts.tell("drift", "other", "too", {}, about="inputs")
 
