@@ -292,13 +292,9 @@ def _trajectories(
 
 
 def _head(
-    no: int,
-    trajectory_id: bytes,
-    reward: float | None,
-    closed_ns: int,
-    tokens: int,
-    learned: Mapping[int, Target] | None,
+    row: tuple[Any, ...], learned: Mapping[int, Target] | None
 ) -> training_pb2.TrainingTrajectory:
+    no, trajectory_id, reward, closed_ns, tokens = row
     head = training_pb2.TrainingTrajectory(
         trajectory_id=trajectory_id, closed_unix_nano=closed_ns, tokens=max(0, tokens or 0)
     )
@@ -317,7 +313,7 @@ def _some(
     learned: Mapping[int, Target] | None,
 ) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-        row[0]: [_head(*row, learned).SerializeToString()] for row in rows
+        row[0]: [_head(row, learned).SerializeToString()] for row in rows
     }
     numbers = list(parts)
     decisions = _contents(
