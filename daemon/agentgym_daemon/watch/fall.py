@@ -20,7 +20,8 @@ SIZES = (0.08, 0.18)
 """Falls that are looked for; others are found too, a little later."""
 LEAST_REFERENCE = 100
 """Runs without which nothing is known to fall from."""
-_REFERENCE, _GAP = 1_000, 300
+GAP = 300
+_REFERENCE = 1_000
 _LOWEST = 0.02
 
 
@@ -65,14 +66,20 @@ class _Bet:
         self.strength = max(1.0, self.strength * ratio)
 
 
-def watched(successes: Sequence[bool], *, known: int = 0) -> Record:
-    """Looks for the first fall in a record; its first `known` runs only say what is usual."""
+def watched(
+    successes: Sequence[bool], *, known: int = 0, least: int = LEAST_REFERENCE, gap: int = GAP
+) -> Record:
+    """Looks for the first fall in a record; its first `known` runs only say what is usual.
+
+    `gap` runs before the one that is looked at say nothing of what is usual, for they may belong to
+    a fall already; at least `least` runs must.
+    """
     sums = [0, *accumulate(successes)]
     bets = [_Bet(size) for size in SIZES]
     reference, evidence = math.nan, 1.0
     for i in range(known, len(successes)):
-        start, end = before = _before(i)
-        if end - start < LEAST_REFERENCE:
+        start, end = before = _before(i, gap)
+        if end - start < least:
             continue
         n = end - start
         reference = (sums[end] - sums[start] + 1) / (n + 2)  # after 10 of 10, not all are sure
@@ -89,9 +96,9 @@ def watched(successes: Sequence[bool], *, known: int = 0) -> Record:
     return Record(None, reference, evidence)
 
 
-def _before(i: int) -> tuple[int, int]:
-    """The runs that say what is usual at run `i`: not the latest, which may be of a fall."""
-    end = i - min(_GAP, i // 2)
+def _before(i: int, gap: int) -> tuple[int, int]:
+    """The runs that say what is usual at run `i`."""
+    end = i - min(gap, i // 2)
     return max(0, end - _REFERENCE), end
 
 

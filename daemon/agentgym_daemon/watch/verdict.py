@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from agentgym_daemon.experiments.lift import Lift, Moments, Stratum, lift
@@ -29,6 +30,7 @@ _BLAMED = 50
 """Versions that came so many runs before the fall seems to begin may have caused it."""
 _HALF, _Z, _LEAST_CONTROL = 0.5, 2.326, 20
 _RECENT = 100
+_FEW = {"least": 30, "gap": 60}  # errors are rare, and what they mean changes seldom
 
 
 class Act(StrEnum):
@@ -108,16 +110,19 @@ def _doubt(runs: Sequence[Run], situation: Situation) -> _Part | None:
     """
     failed = [r for r in runs if r.error]
     known = sum(r.closed_ns <= situation.acted_ns for r in failed)
-    fall = watched([not r.success for r in failed], known=known).fall
+    look = partial(watched, [not r.success for r in failed], **_FEW)
+    fall = look(known=known).fall
     if fall is None:
         return None
+    # What the watch did in the meantime may have hidden when it began.
+    whole = look().fall or fall
     figures = {
         "reference": round(fall.reference, 4),
         "rate": round(fall.rate, 4),
         "runs": fall.at + 1 - fall.since,
         "first_no": failed[fall.since].no,
         "last_no": failed[fall.at].no,
-        "since_ns": failed[fall.since].closed_ns,
+        "since_ns": failed[min(whole.since, fall.since)].closed_ns,
     }
     reason = (
         f"of the runs in which a tool failed visibly, {fall.reference:.0%} were judged failures, "
