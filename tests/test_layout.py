@@ -67,13 +67,13 @@ def test_no_module_has_a_vague_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", INITS, ids=relative)
-def test_a_package_that_exports_says_what_in_order(path: Path) -> None:
+def test_a_package_that_exports_says_what(path: Path) -> None:
     names = exported(path)
 
     if names is None:
         assert not imports_names(path), "a package that imports names lists them in __all__"
     else:
-        assert names == sorted(set(names))
+        assert len(names) == len(set(names))  # their order is the linter's matter
 
 
 def test_both_packages_ship_type_information() -> None:

@@ -115,7 +115,9 @@ def test_after_any_failed_call_the_log_opens_with_what_was_acknowledged_and_noth
         damages = log.damages
         log.close()
 
-        assert damages == (), (nth, disk.failed)
+        # A file that the disk could not read once is set aside, and read again: nothing is lost.
+        lost = [damage for damage in damages if damage.lost_bytes or code != errno.EIO]
+        assert lost == [], (nth, disk.failed)
         if run.unknown:  # the group in hand when it stopped may be there
             assert found[: len(run.acknowledged)] == run.acknowledged
             assert set(found) <= set(run.sent)

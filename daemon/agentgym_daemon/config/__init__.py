@@ -18,13 +18,13 @@ from agentgym_daemon.config.table import SETTINGS, STAGES, Aggregation, Engine, 
 from agentgym_daemon.errors import ConfigError
 
 __all__ = [
-    "Aggregation",
-    "DaemonConfig",
-    "Engine",
     "FILE_NAME",
     "RELOADABLE",
     "SETTINGS",
     "STAGES",
+    "Aggregation",
+    "DaemonConfig",
+    "Engine",
     "Setting",
     "changed",
     "reloaded",
