@@ -297,6 +297,7 @@ def _head(
     reward: float | None,
     closed_ns: int,
     tokens: int,
+    *,
     learned: Mapping[int, Target] | None,
 ) -> training_pb2.TrainingTrajectory:
     head = training_pb2.TrainingTrajectory(
@@ -317,7 +318,7 @@ def _some(
     learned: Mapping[int, Target] | None,
 ) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-        row[0]: [_head(*row, learned).SerializeToString()] for row in rows
+        row[0]: [_head(*row, learned=learned).SerializeToString()] for row in rows
     }
     numbers = list(parts)
     decisions = _contents(
