@@ -415,7 +415,9 @@ class Daemon:
         )
         policies = PolicyService(registry, self._hub, updates=self._updates, stages=self._stages)
         features = encoder.featuriser(TextHasher(feature_key))
-        trajectories = TrajectoryService(self._store, registry, self._tails, features=features)
+        trajectories = TrajectoryService(
+            self._store, registry, self._tails, features=features, tracer=self._tracer
+        )
         self._admin = AdminService(
             self.config,
             self._store,

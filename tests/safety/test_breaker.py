@@ -26,7 +26,7 @@ from tests.safety.world import NAME, VERSION, Request, World
 CONTROL_SHARE = 0.1
 LAG = 5
 """Runs that end between the one that shows something and the agent's hearing of it."""
-WARM_UP, OUTAGE, AFTERWARDS = 600, 1_000, 600
+WARM_UP, OUTAGE, AFTERWARDS = 600, 1_500, 600
 PATIENCE = 6_000
 NOTICED_WITHIN = 20
 ELSEWHERE = 0.8
@@ -48,7 +48,7 @@ class Share:
     @property
     def value(self) -> float:
         """The share."""
-        assert self.of >= 50, f"{self.of} requests say little"
+        assert self.of >= 30, f"{self.of} requests say little"
         return self.hits / self.of
 
 

@@ -18,7 +18,7 @@ from agentgym.trajectory import ArmKind, Fallback, Stage, Tool
 from tests.reports import Report
 from tests.safety.world import NAME, VERSION, World
 
-RUNS, STEPS = 25, 3
+RUNS, STEPS = 50, 3
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -27,7 +27,7 @@ class Case:
     """One agent with everything that may vary drawn by a seed, and what it must not touch."""
 
     gym: RecordingGym
-    tools: tuple[Tool, ...]
+    offers: tuple[tuple[Tool, ...], ...]  # few, for each takes longer to prepare than a decision
     protected: frozenset[str]
     world: World
     rng: random.Random
@@ -60,8 +60,9 @@ def case(seed: int, world: World, *, protect: bool = True) -> Case:
     acting = world.policy_set(policies, rng.choice((0.0, 0.1)), exploration, down=down)
     stage = rng.choice((Stage.LIVE, Stage.LIVE, Stage.CANARY, Stage.SHADOW))
     gym.live.swap(replace(acting, stage=stage, canary_share=rng.random()))
+    offers = tuple(tuple(rng.sample(tools, rng.randint(2, len(tools)))) for _ in range(4))
     return Case(
-        gym, tools, frozenset({listed} | marks), world, rng,
+        gym, offers, frozenset({listed} | marks), world, rng,
         force=rng.choice(("hard", "soft")), text_agent=rng.random() < 0.2, has_policy=has_policy,
     )  # fmt: skip
 
@@ -72,7 +73,7 @@ def run(one: Case, counted: Counter[str]) -> None:
     started = one.gym.recorder.start_run(NAME, framework="test", task=task)
     touched = False
     for step in range(STEPS):
-        offered = one.rng.sample(one.tools, one.rng.randint(2, len(one.tools)))
+        offered = one.rng.choice(one.offers)
         turn = started.turn(offered, force=one.force, text_agent=one.text_agent)
         count(one, turn, counted)
         sealed = touched and turn.decision is not None
@@ -151,8 +152,7 @@ def test_the_same_agents_take_those_tools_where_nothing_protects_them() -> None:
     found: Counter[str] = Counter()
     for seed in range(40):
         one = case(seed, World(seed=seed % 20), protect=False)
-        loved = frozenset(tool.name for tool in case(seed, one.world).tools if tool.protected)
-        watched = replace(one, protected=loved)
+        watched = replace(one, protected=case(seed, one.world).protected)
         for _ in range(RUNS):
             run(watched, found)
 

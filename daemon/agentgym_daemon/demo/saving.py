@@ -32,12 +32,11 @@ def saving(
     now: Sequence[Sums], before: Sequence[Sums], confidence: float = CONFIDENCE
 ) -> Saving | None:
     """What a success costs less now; None without successes, or with too few requests."""
-    found, compared = _log_ratio(now), _log_ratio(before)
-    if found is None or compared is None:
+    after, base = _log_ratio(now), _log_ratio(before)
+    if after is None or base is None:
         return None
-    (after, error), (base, base_error) = found, compared
-    change = after - base
-    spread = NormalDist().inv_cdf(0.5 + confidence / 2.0) * math.hypot(error, base_error)
+    change = after[0] - base[0]
+    spread = NormalDist().inv_cdf(0.5 + confidence / 2.0) * math.hypot(after[1], base[1])
     return Saving(
         value=-math.expm1(change),
         low=-math.expm1(change + spread),

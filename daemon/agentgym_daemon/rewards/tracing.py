@@ -64,7 +64,8 @@ class Trace:
 
     summary: Summary
     standings: tuple[Standing, ...]
-    cost: float
+    spent: Spent
+    cost: float  # the share of the outcome that it takes
     training_reward: float | None
     weight: float
     trained_in: tuple[TrainedIn, ...]
@@ -116,6 +117,7 @@ class Tracer:
         return Trace(
             summary=run,
             standings=tuple(_standings(given, how, now_ns, self._config().reward_hold_s)),
+            spent=spent,
             cost=penalty(spent, how.costs),
             training_reward=learned.reward if learned else None,
             weight=learned.weight if learned else 0.0,

@@ -35,7 +35,7 @@ def explain(
     tools = {tool.fingerprint: tool for tool in trajectory.tools}
     names = [_name(tools, fingerprint) for fingerprint in decision.offered]
     task = {f.features_id: f for f in trajectory.features}.get(decision.features_id)
-    evaluation, parts = _evaluate(decision, task, tools, parameters_of, features)
+    evaluation, parts, alone = _evaluate(decision, task, tools, parameters_of, features)
     executed = [
         span.tool
         for span in trajectory.spans
@@ -43,12 +43,25 @@ def explain(
     ]
     return trajectory_pb2.Explanation(
         decision=decision,
-        arms=[_arm(arm, i == decision.arm, names, parts) for i, arm in enumerate(decision.support)],
+        arms=[
+            _arm(arm, i == decision.arm, names, parts, alone)
+            for i, arm in enumerate(decision.support)
+        ],
         offered=names,
         executed=executed,
         summary=_summary(decision, names, executed, origin=_origin(trajectory)),
         recomputed_error=_error(decision, evaluation),
+        masked=_masked(decision, names),
     )
+
+
+def _masked(decision: decision_pb2.DecisionRecord, names: Sequence[str]) -> list[str]:
+    """The offered tools that could be no arm, each with the reason."""
+    if not decision.support:
+        return []
+    reasons = {i: "protected" for i, free in enumerate(decision.allowed) if not free}
+    reasons |= dict.fromkeys(decision.down, "fails at present")
+    return [f"{names[i]} ({reason})" for i, reason in sorted(reasons.items()) if i < len(names)]
 
 
 def _evaluate(
@@ -57,18 +70,22 @@ def _evaluate(
     tools: Mapping[bytes, common_pb2.Tool],
     parameters_of: ParametersOf,
     features: Featuriser,
-) -> tuple[Evaluation | None, dict[str, Vector]]:
+) -> tuple[Evaluation | None, dict[str, Vector], dict[str, float]]:
     """The estimates and their parts; nothing where they cannot be computed again."""
     known = all(fingerprint in tools for fingerprint in decision.offered)
     if not decision.support or task is None or not known:
-        return None, {}
+        return None, {}, {}
     x = text_vector(task, features.schema, features.embedding_dim)
     parameters = parameters_of(decision.policy_version)
     if x is None or parameters is None:
-        return None, {}
+        return None, {}, {}
     history = [PastCall(call.tool, call.error) for call in decision.history]
     scorer = Scorer(parameters, _catalogue(decision.offered, tools, features))
-    return scorer(x, history, decision.down), scorer.parts(x, history)
+    return (
+        scorer(x, history, decision.down),
+        scorer.parts(x, history, decision.down),
+        scorer.defer_parts(x, history),
+    )
 
 
 def _catalogue(
@@ -116,15 +133,23 @@ def _score(arm: decision_pb2.Arm, evaluation: Evaluation) -> float:
 
 
 def _arm(
-    arm: decision_pb2.Arm, taken: bool, names: Sequence[str], parts: Mapping[str, Vector]
+    arm: decision_pb2.Arm,
+    taken: bool,
+    names: Sequence[str],
+    parts: Mapping[str, Vector],
+    alone: Mapping[str, float],
 ) -> trajectory_pb2.ExplainedArm:
-    tool = arm.tools[0] if arm.kind == _KINDS.KIND_FORCE else None
+    shown: Mapping[str, float] = {}
+    if arm.kind == _KINDS.KIND_FORCE:
+        shown = {name: float(part[arm.tools[0]]) for name, part in parts.items()}
+    elif arm.kind == _KINDS.KIND_DEFER:
+        shown = alone
     return trajectory_pb2.ExplainedArm(
         arm=_label(arm, names),
         score=arm.score,
         probability=arm.probability,
         taken=taken,
-        parts={} if tool is None else {name: float(part[tool]) for name, part in parts.items()},
+        parts=shown,
     )
 
 

@@ -14,6 +14,7 @@ from agentgym.proto.v1 import decision_pb2, trajectory_pb2, trajectory_pb2_grpc
 from agentgym_daemon.errors import InvalidRequestError, NotFoundError
 from agentgym_daemon.policies.hub import Subscriber
 from agentgym_daemon.policies.registry import Registry
+from agentgym_daemon.rewards.tracing import Trace, Tracer
 from agentgym_daemon.rpc import messages
 from agentgym_daemon.rpc.explain import explain
 from agentgym_daemon.rpc.status import Context, stream, unary
@@ -59,9 +60,16 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
     """Reads through cursors of its own, off the event loop."""
 
     def __init__(
-        self, store: Store, registry: Registry, tails: Tails, *, features: Featuriser
+        self,
+        store: Store,
+        registry: Registry,
+        tails: Tails,
+        *,
+        features: Featuriser,
+        tracer: Tracer,
     ) -> None:
         self._store = store
+        self._tracer = tracer
         self._registry = registry
         self._tails = tails
         self._features = features
@@ -147,12 +155,13 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
             trajectory = self._get(decision.trajectory_id)
             decisions = [decision]
         return trajectory_pb2.ExplainResponse(
+            outcome=_outcome(self._tracer.trace(trajectory.summary.trajectory_id)),
             explanations=[
                 explain(
                     trajectory, decision, parameters_of=self._parameters_of, features=self._features
                 )
                 for decision in decisions
-            ]
+            ],
         )
 
     def _decision(self, decision_id: bytes) -> decision_pb2.DecisionRecord:
@@ -167,3 +176,20 @@ class TrajectoryService(trajectory_pb2_grpc.TrajectoryServiceServicer):
             return self._registry.snapshot(version).parameters
         except (NotFoundError, SnapshotError):
             return None
+
+
+def _outcome(trace: Trace) -> trajectory_pb2.RunOutcome:
+    found = trajectory_pb2.RunOutcome(
+        trajectory_id=trace.summary.trajectory_id,
+        state=trace.summary.state,
+        weight=trace.weight,
+        cost=trace.cost,
+        tokens=max(0, trace.spent.tokens),
+        seconds=trace.spent.seconds,
+        calls=trace.spent.calls,
+    )
+    if trace.summary.reward is not None:
+        found.outcome = trace.summary.reward
+    if trace.training_reward is not None:
+        found.training_reward = trace.training_reward
+    return found

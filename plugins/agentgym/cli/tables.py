@@ -17,6 +17,8 @@ from agentgym.cli.escaping import MAX_CELL, MAX_PROSE, clean
 from agentgym.proto.v1 import admin_pb2, common_pb2, policy_pb2, trajectory_pb2
 
 _PIPE_WIDTH = 240
+_PARTS = ("similarity", "learned", "history", "errors", "choices", "stands in")
+"""Parts of a score in the order in which they are shown; unknown ones come last."""
 _WHOLE = {"trajectory": 32, "id": 26, "version": 8, "live": 8}
 """Columns that are copied into other commands, with the width that they need."""
 
@@ -55,6 +57,7 @@ def titled(title: str, columns: Iterable[str]) -> Table:
             "probability",
             "n",
             "KB",
+            *_PARTS,
         )
         made.add_column(
             Text(clean(column)),
@@ -253,22 +256,42 @@ def policies(reply: policy_pb2.ListPoliciesResponse) -> RenderableType:
 
 
 def explanations(reply: trajectory_pb2.ExplainResponse) -> RenderableType:
-    """A block per decision: the sentence, then the arms with the parts of their scores."""
-    blocks: list[Any] = []
+    """How the run turned out, then per decision: the sentence, the arms, parts of their scores."""
+    blocks: list[Any] = [prose(_turned_out(reply.outcome))] if reply.HasField("outcome") else []
     for e in reply.explanations:
         blocks.append(prose(f"decision {e.decision.decision_id.hex()}: {e.summary}", style="bold"))
-        parts = sorted({name for arm in e.arms for name in arm.parts})
+        named = {name for arm in e.arms for name in arm.parts}
+        parts = sorted(named, key=lambda name: (_PARTS.index(name) if name in _PARTS else 99, name))
         table = titled("", ("arm", "score", "probability", *parts, ""))
         for arm in e.arms:
             table.add_row(
                 arm.arm,
                 f"{arm.score:.3f}",
                 f"{arm.probability:.3f}",
-                *(f"{arm.parts[p]:+.2f}" if p in arm.parts else "" for p in parts),
+                *(_part(arm.parts, name) for name in parts),
                 "taken" if arm.taken else "",
             )
-        blocks += [table, prose(_footer(e))]
+        blocks += [*([table] if e.arms else []), prose(_footer(e))]
     return Group(*blocks)
+
+
+def _part(parts: Mapping[str, float], name: str) -> str:
+    if name not in parts:
+        return ""
+    return f"{parts[name]:+.2f}" if round(parts[name], 2) else "0"
+
+
+def _turned_out(run: trajectory_pb2.RunOutcome) -> str:
+    outcome = f"{run.outcome:.3f}" if run.HasField("outcome") else "none yet"
+    learned = "nothing now"
+    if run.HasField("training_reward"):
+        learned = f"reward {run.training_reward:.3f} with weight {run.weight:.3f}"
+    taken = f", which takes {run.cost:.1%} of the outcome" if run.cost else ""
+    return (
+        f"trajectory {run.trajectory_id.hex()}, {run.state}\n"
+        f"outcome {outcome}; learned: {learned}\n"
+        f"cost {run.tokens:,} tokens, {run.seconds:.1f} s, tool calls {run.calls}{taken}\n"
+    )
 
 
 def _footer(e: trajectory_pb2.Explanation) -> str:
@@ -277,6 +300,8 @@ def _footer(e: trajectory_pb2.Explanation) -> str:
         if e.recomputed_error >= 0
         else "not recomputable"
     )
+    masked = f"no arm: {', '.join(e.masked)}\n" if e.masked else ""
     return (
-        f"offered {len(e.offered)} tools; executed {', '.join(e.executed) or 'none'}; {checked}\n"
+        f"{masked}offered {len(e.offered)} tools; executed {', '.join(e.executed) or 'none'}; "
+        f"{checked}\n"
     )

@@ -261,8 +261,14 @@ class Scorer:
             self._transitions[tool] = known
         return known
 
-    def parts(self, x: TextVector, history: Sequence[PastCall]) -> dict[str, Vector]:
-        """The parts of z by name, each (n + 1,): why a tool scored as it did."""
+    def parts(
+        self, x: TextVector, history: Sequence[PastCall], down: Sequence[int] = ()
+    ) -> dict[str, Vector]:
+        """The parts of z by name, each (n + 1,): why a tool scored as it did.
+
+        `errors` is what earlier visible errors say, `stands in` what is asked of a tool because
+        others are down; the latter is there only if some are.
+        """
         n = len(self.catalogue.tools)
         learned = self._product(self._weight, x)[: n + 1]
         if not any(not call.error for call in history):
@@ -273,11 +279,38 @@ class Scorer:
             self._add_history(past, history, sum(not call.error for call in history))
         else:
             past[n] = self._effect["respond_first"]
-        return {
+        errors = self._errors(history)
+        found = {
             "similarity": self._product(self._similar, x),
             "learned": learned + self._bias,
-            "history": past,
+            "history": past - errors,
+            "errors": errors,
         }
+        if down:
+            right = softmax(np.sum(list(found.values()), axis=0))
+            asked = right[list(down)] @ self._substitutes[list(down)]
+            found["stands in"] = np.append(asked, asked.mean())
+        return found
+
+    def defer_parts(self, x: TextVector, history: Sequence[PastCall]) -> dict[str, float]:
+        """The parts of the logit of q by name: why the agent was trusted as far as it was."""
+        stage = min(sum(not call.error for call in history), 1)
+        right = softmax(np.sum(list(self.parts(x, history).values()), axis=0))
+        after_error = bool(history) and history[-1].error
+        return {
+            "learned": float(self._task(x).defer[stage]),
+            "choices": float(right @ self._preference),
+            "errors": self._effect["defer_after_error"] if after_error else 0.0,
+        }
+
+    def _errors(self, history: Sequence[PastCall]) -> Vector:
+        out = np.zeros(len(self.catalogue.tools) + 1)
+        for tool in {call.tool for call in history if call.error}:
+            if (i := self.catalogue.index.get(tool)) is not None:
+                out[i] = self._effect["repeat_error"]
+        if history and history[-1].error:
+            out[-1] = self._effect["respond_after_error"]
+        return out
 
 
 class ScorerCache:

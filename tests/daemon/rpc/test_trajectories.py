@@ -11,7 +11,7 @@ import pytest
 from grpc import aio
 
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
-from agentgym.policy.evaluate import Catalogue, Scorer
+from agentgym.policy.evaluate import Catalogue, Scorer, sigmoid
 from agentgym.policy.features import TextHasher
 from agentgym.policy.messages import features_message
 from agentgym.policy.parameters import initial
@@ -136,8 +136,12 @@ async def test_a_decision_is_recomputed_to_the_last_bit_of_its_probabilities(
     assert explanation.arms[1].arm.startswith("show" if show else "force")
     assert explanation.decision == record
     assert "under p-000001; the model called find_order." in explanation.summary
-    expected = set() if show else {"similarity", "learned", "history"}
+    expected = set() if show else {"similarity", "learned", "history", "errors"}
     assert set(explanation.arms[1].parts) == expected
+    alone = explanation.arms[0]
+    assert set(alone.parts) == {"learned", "choices", "errors"}
+    assert alone.score == pytest.approx(sigmoid(sum(alone.parts.values())), abs=1e-9)
+    assert list(explanation.masked) == []
 
 
 @pytest.mark.parametrize("down", [(), (0,)])
@@ -182,7 +186,29 @@ async def test_embeddings_and_tools_that_were_down_are_recomputed_too(
             "defer",
             *(f"force {tools[arm.tools[0]].name}" for arm in record.support[1:]),
         ]
-        assert all(len(arm.parts) == 3 for arm in explanation.arms[1:])
+        assert all(("stands in" in arm.parts) == bool(down) for arm in explanation.arms[1:])
+        assert list(explanation.masked) == [f"{tools[i].name} (fails at present)" for i in down]
+
+
+async def test_an_explanation_says_how_the_run_turned_out_and_what_is_learned(
+    desk: Any, policy: Any, tools: tuple[Tool, ...]
+) -> None:
+    await put_tools(desk, tools)
+    record = await send_decision(desk, policy, tools, seed=1)
+    await desk.client.send_run(1)
+    await desk.client.applied()
+    request = trajectory_pb2.ExplainRequest(id=record.decision_id)
+
+    before = (await desk.client.call(desk.client.trajectories.Explain, request)).outcome
+    await desk.client.reward(trajectory_id=record.trajectory_id, value=1.0)
+    await desk.client.applied()
+    after = (await desk.client.call(desk.client.trajectories.Explain, request)).outcome
+
+    assert before.trajectory_id == record.trajectory_id
+    assert not before.HasField("outcome")
+    assert not before.HasField("training_reward")
+    assert (after.outcome, after.training_reward, after.weight, after.cost) == (1.0, 1.0, 1.0, 0.0)
+    assert after.calls == 1
 
 
 async def test_a_decision_of_another_feature_schema_is_shown_but_not_recomputed(

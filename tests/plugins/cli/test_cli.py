@@ -169,8 +169,14 @@ def test_explain_shows_the_arms_and_their_parts(
         offered=["find_order"],
         summary="find_order was forced",
         recomputed_error=recomputed,
+        masked=["refund (protected)", "mail (fails at present)"],
     )
-    daemon.reply("Explain", trajectory_pb2.ExplainResponse(explanations=[explanation]))
+    outcome = trajectory_pb2.RunOutcome(
+        trajectory_id=TRAJECTORY, state="closed", outcome=1.0, training_reward=0.9, weight=0.5,
+        cost=0.1, tokens=4200, seconds=2.5, calls=3,
+    )  # fmt: skip
+    reply = trajectory_pb2.ExplainResponse(explanations=[explanation], outcome=outcome)
+    daemon.reply("Explain", reply)
 
     code, out, _ = agentgym("explain", b"12345678".hex(), "--json")
 
@@ -183,6 +189,10 @@ def test_explain_shows_the_arms_and_their_parts(
     code, out, _ = agentgym("explain", TRAJECTORY.hex())
     assert code == 0
     assert "find_order was forced" in out
+    assert f"trajectory {TRAJECTORY.hex()}, closed" in out
+    assert "outcome 1.000; learned: reward 0.900 with weight 0.500" in out
+    assert "cost 4,200 tokens, 2.5 s, tool calls 3, which takes 10.0% of the outcome" in out
+    assert "no arm: refund (protected), mail (fails at present)" in out
     assert ("not recomputable" in out) is (recomputed < 0)
 
 

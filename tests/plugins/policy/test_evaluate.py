@@ -215,9 +215,27 @@ def test_parts_add_up_to_the_logits(dim: int, errors: tuple[bool, ...]) -> None:
 
     parts = scorer.parts(x, history)
 
-    assert set(parts) == {"similarity", "learned", "history"}
+    assert set(parts) == {"similarity", "learned", "history", "errors"}
     whole = softmax(sum(parts.values(), np.zeros(len(POOL) + 1)))
     assert whole == pytest.approx(scorer(x, history).right, abs=1e-12)
+    assert parts["errors"].any() == any(errors)
+    alone = sum(scorer.defer_parts(x, history).values())
+    assert scorer(x, history).alone == pytest.approx(sigmoid(alone), abs=1e-12)
+    assert bool(scorer.defer_parts(x, history)["errors"]) == (errors[-1:] == (True,))
+
+
+@pytest.mark.parametrize("dim", [0, 12])
+def test_parts_say_what_is_asked_of_a_tool_because_others_are_down(dim: int) -> None:
+    features = featuriser(dim)
+    scorer = Scorer(learned(POOL[:3], 0, dim), Catalogue(POOL, features))
+    x, down = features("cancel my order"), [0, 2]
+
+    parts = scorer.parts(x, [], down)
+
+    z = sum(parts.values(), np.zeros(len(POOL) + 1))
+    z[down] = -np.inf
+    assert softmax(z) == pytest.approx(scorer(x, [], down).right, abs=1e-12)
+    assert parts["stands in"].any()
 
 
 def test_what_means_the_same_is_chosen_where_no_word_is_shared() -> None:
@@ -274,12 +292,13 @@ def test_before_any_learning_the_resembling_tool_is_likeliest(tools: tuple[Tool,
 def test_a_tool_that_succeeded_or_failed_is_less_likely_again(tools: tuple[Tool, ...]) -> None:
     policy, task = prior(tools), HASHER("order")
     scorer = Scorer(policy, Catalogue(tools, HASHER))
-    first = scorer.parts(task, [])["history"]
+    first = scorer.parts(task, [])
 
     for error, effect in ((False, "repeat_ok"), (True, "repeat_error")):
-        past = scorer.parts(task, [PastCall(tools[0].fingerprint, error)])["history"]
+        past = scorer.parts(task, [PastCall(tools[0].fingerprint, error)])
+        part = "errors" if error else "history"
 
-        assert past[0] - first[0] == policy["history.effect"][EFFECTS.index(effect)] < 0
+        assert past[part][0] - first[part][0] == policy["history.effect"][EFFECTS.index(effect)] < 0
 
 
 def test_a_tool_that_the_policy_does_not_know_is_judged_by_its_text(

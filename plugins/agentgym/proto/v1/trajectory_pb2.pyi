@@ -171,23 +171,49 @@ class ExplainedArm(_message.Message):
     def __init__(self, arm: _Optional[str] = ..., score: _Optional[float] = ..., probability: _Optional[float] = ..., taken: bool = ..., parts: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("decision", "arms", "offered", "executed", "summary", "recomputed_error")
+    __slots__ = ("decision", "arms", "offered", "executed", "summary", "recomputed_error", "masked")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
     OFFERED_FIELD_NUMBER: _ClassVar[int]
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     RECOMPUTED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     decision: _decision_pb2.DecisionRecord
     arms: _containers.RepeatedCompositeFieldContainer[ExplainedArm]
     offered: _containers.RepeatedScalarFieldContainer[str]
     executed: _containers.RepeatedScalarFieldContainer[str]
     summary: str
     recomputed_error: float
-    def __init__(self, decision: _Optional[_Union[_decision_pb2.DecisionRecord, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ExplainedArm, _Mapping]]] = ..., offered: _Optional[_Iterable[str]] = ..., executed: _Optional[_Iterable[str]] = ..., summary: _Optional[str] = ..., recomputed_error: _Optional[float] = ...) -> None: ...
+    masked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, decision: _Optional[_Union[_decision_pb2.DecisionRecord, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ExplainedArm, _Mapping]]] = ..., offered: _Optional[_Iterable[str]] = ..., executed: _Optional[_Iterable[str]] = ..., summary: _Optional[str] = ..., recomputed_error: _Optional[float] = ..., masked: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RunOutcome(_message.Message):
+    __slots__ = ("trajectory_id", "state", "outcome", "training_reward", "weight", "cost", "tokens", "seconds", "calls")
+    TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_REWARD_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    trajectory_id: bytes
+    state: str
+    outcome: float
+    training_reward: float
+    weight: float
+    cost: float
+    tokens: int
+    seconds: float
+    calls: int
+    def __init__(self, trajectory_id: _Optional[bytes] = ..., state: _Optional[str] = ..., outcome: _Optional[float] = ..., training_reward: _Optional[float] = ..., weight: _Optional[float] = ..., cost: _Optional[float] = ..., tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., calls: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("explanations",)
+    __slots__ = ("explanations", "outcome")
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
-    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ...) -> None: ...
+    outcome: RunOutcome
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., outcome: _Optional[_Union[RunOutcome, _Mapping]] = ...) -> None: ...
