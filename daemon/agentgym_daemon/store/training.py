@@ -292,9 +292,6 @@ def _trajectories(
 
 
 def _head(
-<<<<<<< HEAD
-    row: tuple[Any, ...], learned: Mapping[int, Target] | None
-=======
     no: int,
     trajectory_id: bytes,
     reward: float | None,
@@ -302,9 +299,7 @@ def _head(
     tokens: int,
     *,
     learned: Mapping[int, Target] | None,
->>>>>>> ce27004cb984a40440d6fdcf78fbf5c2625c97cf
 ) -> training_pb2.TrainingTrajectory:
-    no, trajectory_id, reward, closed_ns, tokens = row
     head = training_pb2.TrainingTrajectory(
         trajectory_id=trajectory_id, closed_unix_nano=closed_ns, tokens=max(0, tokens or 0)
     )
@@ -323,11 +318,7 @@ def _some(
     learned: Mapping[int, Target] | None,
 ) -> Iterator[bytes]:
     parts: dict[int, list[bytes]] = {
-<<<<<<< HEAD
-        row[0]: [_head(row, learned).SerializeToString()] for row in rows
-=======
         row[0]: [_head(*row, learned=learned).SerializeToString()] for row in rows
->>>>>>> ce27004cb984a40440d6fdcf78fbf5c2625c97cf
     }
     numbers = list(parts)
     decisions = _contents(
