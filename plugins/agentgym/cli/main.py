@@ -14,6 +14,7 @@ from agentgym.cli import rewards, verbs
 from agentgym.cli.client import Client
 from agentgym.cli.escaping import MAX_PROSE, clean
 from agentgym.cli.evaluation import add_evaluation
+from agentgym.cli.experiments import add_experiments
 from agentgym.cli.ladder import add_ladder
 from agentgym.cli.registry import add_registry
 from agentgym.config import resolve
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_changing(commands)
     add_ladder(commands)
     add_evaluation(commands)
+    add_experiments(commands)
     rewards.add(commands)
     return parser
 
