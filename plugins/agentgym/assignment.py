@@ -82,8 +82,8 @@ class Draw(NamedTuple):
 def draw(experiment: Experiment, *, point: float, second: float, share: float) -> Draw:
     """The arm of a unit at `point`, and at `second` in this experiment; `share` is P(policy)."""
     none = experiment.none
-    whole = 1.0 - none.share if none else 1.0
-    edge = round(min(share, whole), 12) if none else share
+    whole = round(1.0 - none.share, 12) if none else 1.0  # without a last bit's error
+    edge = min(share, whole)
     if point >= edge:
         return _drawn(experiment, none, 1.0 - edge, edge)
     bound = 0.0

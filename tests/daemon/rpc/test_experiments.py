@@ -379,7 +379,7 @@ async def test_an_arm_of_a_running_experiment_is_not_pruned(desk: Any, register:
     async def prunable() -> list[str]:
         request = registry_pb2.PruneRequest(keep=0, dry_run=True)
         reply = await desk.client.call(desk.client.registry.Prune, request)
-        return [v.version for v in reply.policies]
+        return [v.version for v in reply.pruned]
 
     while_it_runs = await prunable()
     await stop(desk.client, "t")
