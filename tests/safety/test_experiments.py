@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from agentgym.testing.recording import certain
 from agentgym_daemon.bench.placing import Placed, place
 from agentgym_daemon.experiments.definition import completed
 from agentgym_daemon.experiments.judge import judge
-from agentgym_daemon.store.arms import ExperimentSums
+from agentgym_daemon.store.arms import ExperimentSums, Units
 from tests.faults.processes import DaemonProcess
 from tests.reports import Report
 from tests.safety.agents.decider import TOOLS
@@ -227,6 +228,44 @@ def test_without_a_difference_at_most_one_in_twenty_experiments_has_a_winner_or_
     report.figures = {"arms": arms, "metric": metric, "decided_wrongly": wrong / count}
     # In 20 simulations, 4 wrong ones are as rare as one in 60 if the true share is 5 %.
     assert wrong / count <= (0.05 if count >= 400 else 0.2)
+
+
+def test_customers_who_are_alike_in_all_their_runs_make_no_winner(
+    load: Callable[..., int], report: Report
+) -> None:
+    """A/A, 200 units that differ much, 5,000 runs: decided wrongly <= 5 % of 400."""
+    count, runs, customers = load(400), 5_000, 200
+    rng = np.random.default_rng(14)
+    experiment = fresh(effect=0.03)
+    wrong = {"aware": 0, "blind": 0}
+    for _ in range(count):
+        rates, arm_of = rng.beta(0.7, 0.4, customers), rng.integers(2, size=customers)
+        who = rng.integers(customers, size=runs)
+        good = rng.random(runs) < rates[who]
+        decided = dict.fromkeys(wrong, False)
+        for last in range(250, runs + 1, 250):
+            n = np.bincount(who[:last], minlength=customers).astype(float)
+            t = np.bincount(who[:last], good[:last], minlength=customers)
+            aware = [of_units(i, n[arm_of == i], t[arm_of == i]) for i in (0, 1)]
+            blind = [replace(one, units=None) for one in aware]
+            for kind, sums in (("aware", aware), ("blind", blind)):
+                verdict = judge(experiment, sums).verdict
+                decided[kind] |= verdict in (Verdict.VERDICT_WON, Verdict.VERDICT_LOST)
+        for kind in wrong:
+            wrong[kind] += decided[kind]
+
+    report.load = {"simulations": count, "runs": runs, "units": customers}
+    report.figures = {f"decided_wrongly_{kind}": n / count for kind, n in wrong.items()}
+    assert wrong["aware"] / count <= (0.05 if count >= 400 else 0.2)
+    assert wrong["blind"] > wrong["aware"]
+
+
+def of_units(number: int, n: NDArray[np.float64], t: NDArray[np.float64]) -> ExperimentSums:
+    """The sums of an arm's units with these runs and successes."""
+    n, t = n[n > 0], t[n > 0]
+    units = Units(len(n), float(t @ t), float(t @ n), float(n @ n))
+    whole = float(t.sum())
+    return ExperimentSums("abc"[number], 0.45, "success", int(n.sum()), whole, whole, units)
 
 
 def test_a_true_effect_is_found_within_the_runs_that_were_printed(

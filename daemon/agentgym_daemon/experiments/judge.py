@@ -1,5 +1,7 @@
 """What the runs so far say of an experiment: pure figures, and the verdict that follows from them.
 
+Runs of one unit are alike, so they are worth fewer than as many units: the variance of a mean is
+that of its units (a ratio of two sums over units; Cochran, Sampling Techniques, 1977, section 6).
 Every arm is compared with the first one, at alpha / comparisons (Bonferroni), and every guard at
 alpha / (comparisons x guards). All intervals hold at all times at once, so whoever looks, or stops
 because of what is seen, is wrong no more often.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from agentgym.proto.v1.experiment_pb2 import (
     ArmComparison,
@@ -49,13 +52,12 @@ Cells = Mapping[str, Mapping[float, Moments]]
 def judge(experiment: Experiment, sums: Sequence[ExperimentSums]) -> ExperimentFigures:
     """All figures of an experiment and its verdict."""
     cells = {metric: _cells(experiment, sums, metric) for metric in BETTER}
-    own = cells[experiment.metric]
-    comparisons = [_compare(experiment, cells, arm) for arm in experiment.arms[1:]]
-    runs = sum(_whole(cells[ANY_RUN], arm.name).n for arm in experiment.arms)
+    comparisons = [_compare(experiment, cells, sums, arm) for arm in experiment.arms[1:]]
+    runs = sum(_counted(sums, ANY_RUN, arm.name)[0] for arm in experiment.arms)
     verdict, winner = _verdict(experiment, comparisons, runs)
     figures = ExperimentFigures(
         experiment=experiment,
-        arms=[_arm_figures(arm.name, _whole(own, arm.name)) for arm in experiment.arms],
+        arms=[_arm_figures(arm.name, sums, experiment.metric) for arm in experiment.arms],
         comparisons=comparisons,
         runs=runs,
         runs_needed=max((c.runs_needed for c in comparisons), default=0),
@@ -91,15 +93,33 @@ def next_step(experiment: Experiment, winner: str) -> str:
 
 
 def _cells(experiment: Experiment, sums: Sequence[ExperimentSums], metric: str) -> Cells:
+    """What the runs are worth: as many as would vary as little if none was like another."""
     cells: dict[str, dict[float, Moments]] = {}
     arms = {arm.name: arm for arm in experiment.arms}
     for one in sums:
         if one.metric == metric and one.arm in arms:
             stretches = cells.setdefault(one.arm, {})
             stretch = _stretch(experiment, arms[one.arm], one.share)
-            before = stretches.get(stretch, Moments())
-            stretches[stretch] = before + Moments(one.n, one.total, one.squares)
+            stretches[stretch] = stretches.get(stretch, Moments()) + worth(one)
     return cells
+
+
+def worth(sums: ExperimentSums) -> Moments:
+    """The moments of as many independent runs as tell as much; none of too few units."""
+    n, units = sums.n, sums.units
+    whole = Moments(n, sums.total, sums.squares)
+    if units is None or n == 0 or units.count == n:
+        return whole
+    if units.count < LEAST_PER_ARM:
+        return Moments()
+    mean = whole.mean
+    one_run = sums.squares / n - mean**2
+    spread = units.totals - 2.0 * mean * units.products + mean**2 * units.sizes
+    of_mean = spread / n**2 * units.count / (units.count - 1)
+    if one_run <= 0.0 or of_mean <= one_run / n:
+        return whole
+    effective = math.floor(one_run / of_mean)
+    return Moments(effective, mean * effective, (one_run + mean**2) * effective)
 
 
 def _stretch(experiment: Experiment, arm: ExperimentArm, probability: float) -> float:
@@ -128,14 +148,17 @@ def _strata(cells: Cells, arm: str, reference: str) -> list[Stratum]:
 
 
 def _compare(
-    experiment: Experiment, cells: Mapping[str, Cells], arm: ExperimentArm
+    experiment: Experiment,
+    cells: Mapping[str, Cells],
+    sums: Sequence[ExperimentSums],
+    arm: ExperimentArm,
 ) -> ArmComparison:
     reference, own = experiment.arms[0], cells[experiment.metric]
     comparisons = len(experiment.arms) - 1
     alpha = experiment.alpha / comparisons
     unit = _unit(experiment.scale, _whole(own, reference.name))
     effect = experiment.effect * unit
-    boundary = Boundary.narrow_at(effect, alpha)
+    boundary = _boundary(effect, alpha)
     found = lift(_strata(own, arm.name, reference.name), boundary)
     guards = [_guarded(experiment, cells[g.metric], arm.name, g) for g in experiment.guards]
     known = found.information > 0.0
@@ -147,8 +170,17 @@ def _compare(
         p_value=min(1.0, comparisons * found.p_value),
         verdict=_decided(found, effect, BETTER[experiment.metric], guards),
         guards=guards,
-        runs_needed=_needed(experiment, arm, found, boundary, effect),
+        runs_needed=math.ceil(
+            _needed(experiment, arm, found, boundary, effect)
+            * _likeness(experiment, sums, arm, found)
+        ),
     )
+
+
+@lru_cache(maxsize=256)
+def _boundary(effect: float, alpha: float) -> Boundary:
+    # Found by looking, which takes milliseconds; between two looks at the runs it is the same.
+    return Boundary.narrow_at(effect, alpha)
 
 
 def _unit(scale: float, reference: Moments) -> float:
@@ -181,7 +213,7 @@ def _guarded(
     unit = _unit(guard.scale, control) if relative else 1.0
     found = lift(
         _strata({**cells, reference: moved}, arm, reference),
-        Boundary.narrow_at(abs(bound) * unit, alpha),
+        _boundary(abs(bound) * unit, alpha),
     )
     beyond = found.low if bound > 0.0 else -found.high
     effect = _whole(cells, arm).mean - control.mean
@@ -224,8 +256,25 @@ def _needed(
     return math.ceil(both / pair * math.fsum(a.share for a in experiment.arms))
 
 
-def _arm_figures(name: str, moments: Moments) -> ArmFigures:
-    return ArmFigures(arm=name, runs=moments.n, mean=moments.mean)
+def _likeness(
+    experiment: Experiment, sums: Sequence[ExperimentSums], arm: ExperimentArm, found: Lift
+) -> float:
+    """How many runs are worth one independent run, as far as can be seen."""
+    names = (arm.name, experiment.arms[0].name)
+    runs = sum(_counted(sums, experiment.metric, name)[0] for name in names)
+    independent = found.treated.n + found.control.n
+    return runs / independent if independent else 1.0
+
+
+def _arm_figures(name: str, sums: Sequence[ExperimentSums], metric: str) -> ArmFigures:
+    runs, total = _counted(sums, metric, name)
+    return ArmFigures(arm=name, runs=runs, mean=total / runs if runs else math.nan)
+
+
+def _counted(sums: Sequence[ExperimentSums], metric: str, arm: str) -> tuple[int, float]:
+    """Runs of an arm that say something of a metric, whatever they are worth, and their sum."""
+    found = [one for one in sums if one.metric == metric and one.arm == arm]
+    return sum(one.n for one in found), math.fsum(one.total for one in found)
 
 
 # ---- the verdict

@@ -55,6 +55,7 @@ _TEXTS = (
     semconv.EXPERIMENT,
     semconv.EXPERIMENT_ARM,
     semconv.EXPERIMENT_TREATMENT,
+    semconv.UNIT,
 )
 """Attributes that become columns of text, or numbers that stand for texts."""
 _PLAIN = frozenset((str, type(None)))
@@ -177,7 +178,7 @@ def _row(
         texts = list(map(text_of, texts))
     (operation, error_type, agent, agent_name, agent_path, tool, call_id) = texts[:7]
     (response_model, request_model, incomplete, framework, key, conversation) = texts[7:13]
-    (mode, assignment, policy_version, experiment, arm, treatment) = texts[13:]
+    (mode, assignment, policy_version, experiment, arm, treatment, unit) = texts[13:]
     parent = span.parent_span_id or None
     return SpanRow(
         span.trace_id,
@@ -210,6 +211,7 @@ def _row(
         arm or None,
         treatment or None,
         _probability(get(semconv.EXPERIMENT_SHARE)) if arm else None,
+        unit or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentgym.proto.v1 import common_pb2
 from agentgym_daemon.store.aggregate import SUCCESS
@@ -62,6 +63,15 @@ def arm_sums(cursor: Cursor, agent: str) -> list[ArmSums]:
     ]
 
 
+class Units(NamedTuple):
+    """Sums over units, each with n runs that come to a total: runs of one unit are alike."""
+
+    count: int
+    totals: float  # sum of total^2
+    products: float  # sum of total x n
+    sizes: float  # sum of n^2
+
+
 @dataclass(frozen=True, slots=True)
 class ExperimentSums:
     """One metric of the runs of an experiment's arm, while its probability was the same."""
@@ -72,6 +82,7 @@ class ExperimentSums:
     n: int
     total: float
     squares: float
+    units: Units | None = None  # None: every run is a unit of its own
 
 
 def experiment_sums(cursor: Cursor, agent: str, experiment: str) -> list[ExperimentSums]:
@@ -79,19 +90,31 @@ def experiment_sums(cursor: Cursor, agent: str, experiment: str) -> list[Experim
 
     Only success needs a reward: the other metrics are of all closed runs.
     """
-    sums = ", ".join(_sums(x) for x in METRICS.values())
+    inner = ", ".join(
+        f"count({x}) AS {name}_n, coalesce(sum({x}), 0) AS {name}_t, "
+        f"coalesce(sum({x} * {x}), 0) AS {name}_q"
+        for name, x in METRICS.items()
+    )
+    outer = ", ".join(
+        f"sum({m}_n)::BIGINT, sum({m}_t), sum({m}_q), count(*) FILTER ({m}_n > 0), "
+        f"sum({m}_t * {m}_t), sum({m}_t * {m}_n), sum({m}_n::DOUBLE * {m}_n)"
+        for m in METRICS
+    )
     rows = fetch(
         cursor,
-        f"SELECT experiment_arm, experiment_share, {sums} FROM trajectories "
+        f"SELECT experiment_arm, experiment_share, {outer} FROM (SELECT experiment_arm, "
+        f"experiment_share, {inner} FROM trajectories "
         "WHERE agent = ? AND experiment = ? AND experiment_arm IS NOT NULL "
         "AND experiment_share IS NOT NULL AND state = ? AND NOT killed "
+        "GROUP BY experiment_arm, experiment_share, coalesce(unit, no::VARCHAR)) "
         "GROUP BY 1, 2 ORDER BY 1, 2",
         [agent, experiment, CLOSED],
     )
     return [
-        ExperimentSums(arm, share, metric, *row[3 * i : 3 * i + 3])
+        ExperimentSums(arm, share, metric, *sums[:3], Units(*sums[3:]))
         for arm, share, *row in rows
         for i, metric in enumerate(METRICS)
+        for sums in [row[7 * i : 7 * i + 7]]
     ]
 
 

@@ -45,6 +45,7 @@ class SpanRow(NamedTuple):
     experiment_arm: str | None = None
     experiment_treatment: str | None = None
     experiment_share: float | None = None
+    unit: str | None = None
 
 
 class Evaluation(NamedTuple):

@@ -30,7 +30,7 @@ SUMMARY_COLUMNS = (
     "no, id, key, agent, framework, mode, assignment, policy_version, start_ns, end_ns, state, "
     "closed_reason, closed_ns, received_ns, spans, decisions, tool_calls, tool_errors, "
     "input_tokens, output_tokens, reward, killed, policy_share, "
-    "experiment, experiment_arm, experiment_treatment, experiment_share"
+    "experiment, experiment_arm, experiment_treatment, experiment_share, unit"
 )
 
 
@@ -91,6 +91,7 @@ class TrajectoryState:
     experiment_arm: str | None = None
     experiment_treatment: str | None = None
     experiment_share: float | None = None
+    unit: str | None = None
     seen: set[bytes] = field(default_factory=set)
     """Ids of its spans, decisions (behind b'd') and features (behind b'f')."""
     scopes: set[Scope] = field(default_factory=set)
@@ -135,6 +136,7 @@ class TrajectoryState:
             self.experiment_arm,
             self.experiment_treatment,
             self.experiment_share,
+            self.unit,
         )
 
     def add_span(self, span: SpanRow) -> None:
@@ -158,6 +160,7 @@ class TrajectoryState:
             self.experiment, self.experiment_arm = span.experiment, span.experiment_arm
             self.experiment_treatment = span.experiment_treatment
             self.experiment_share = span.experiment_share
+            self.unit = span.unit
             return
         self.agent = self.agent or span.agent
         self.key = self.key or span.key

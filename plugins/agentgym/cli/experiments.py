@@ -239,8 +239,8 @@ def figures(reply: experiment_pb2.ExperimentFigures) -> RenderableType:
     experiment = reply.experiment
     share = experiment.metric in _SHARES
     head = f"{experiment.name}: {_WORDS.get(reply.verdict, '-')}"
-    why = f"{head}. {reply.why[:1].upper()}{reply.why[1:]}." if reply.why else f"{head}."
-    parts: list[RenderableType] = [tables.prose(why, style="bold"), _arms_table(reply, share)]
+    head += f" ({reply.why})" if reply.why else ""
+    parts: list[RenderableType] = [tables.prose(head, style="bold"), _arms_table(reply, share)]
     if experiment.guards:
         parts.append(_guards_table(reply))
     parts.append(tables.prose(_footer(reply, share)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from agentgym.proto.v1.experiment_pb2 import Experiment, ExperimentArm, ExperimentGuard, Verdict
 from agentgym_daemon.experiments.judge import judge, next_step
 from agentgym_daemon.experiments.receipts import kept, receipt
-from agentgym_daemon.store.arms import ExperimentSums
+from agentgym_daemon.store.arms import ExperimentSums, Units
 
 LIVE, NONE, LABEL = (
     ExperimentArm.KIND_LIVE,
@@ -187,6 +188,46 @@ def test_the_receipt_brings_back_all_figures() -> None:
     )
     assert (again.verdict, again.winner, again.next) == (found.verdict, "b", found.next)
     assert kept(wanted).runs == 0  # without a receipt the verdict alone is left
+
+
+def by_units(arm: str, rates: list[float], n: int) -> list[ExperimentSums]:
+    """Sums of as many units as rates, each of n runs."""
+    totals = [n * rate for rate in rates]
+    units = Units(
+        len(rates), sum(t * t for t in totals), n * sum(totals), float(n * n * len(rates))
+    )
+    whole = sum(totals)
+    runs = n * len(rates)
+    return [ExperimentSums(arm, 0.45, "success", runs, whole, whole, units)]
+
+
+def test_runs_of_units_that_are_all_alike_are_worth_no_more_than_their_units() -> None:
+    """60 customers, each always glad or never: 50 runs of one say what one run says."""
+    glad, sad = [1.0] * 40 + [0.0] * 20, [1.0] * 20 + [0.0] * 40
+    sums = [*by_units("a", sad, 50), *by_units("b", glad, 50)]
+    single = [*by_units("a", sad, 1), *by_units("b", glad, 1)]
+
+    found, once = judge(experiment(*AB), sums), judge(experiment(*AB), single)
+
+    assert found.arms[1].runs == 3000
+    assert (found.verdict, once.verdict) == (Verdict.VERDICT_RUNNING, Verdict.VERDICT_RUNNING)
+    wide = found.comparisons[0].high - found.comparisons[0].low
+    assert wide == pytest.approx(once.comparisons[0].high - once.comparisons[0].low, rel=0.05)
+    assert found.runs_needed == pytest.approx(50 * once.runs_needed, rel=0.1)
+    blind = judge(experiment(*AB), [replace(one, units=None) for one in sums])
+    assert blind.verdict == Verdict.VERDICT_WON  # which would be wrong
+
+
+def test_units_whose_runs_differ_like_any_others_cost_nothing_and_few_units_say_nothing() -> None:
+    even = [*by_units("a", [0.5] * 60, 50), *by_units("b", [0.5] * 60, 50)]
+
+    [one] = judge(experiment(*AB), even).comparisons
+    [blind] = judge(experiment(*AB), [replace(s, units=None) for s in even]).comparisons
+    few = judge(experiment(*AB), [*by_units("a", [0.5] * 19, 500), *by_units("b", [0.9] * 60, 50)])
+
+    assert (one.low, one.high) == (blind.low, blind.high)
+    assert math.isnan(few.comparisons[0].low)
+    assert few.arms[0].runs == 9500
 
 
 @pytest.mark.parametrize(

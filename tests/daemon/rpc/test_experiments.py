@@ -30,6 +30,7 @@ from agentgym.proto.v1.experiment_pb2 import Experiment, ExperimentArm, Experime
 from agentgym_daemon.policies.book import Change
 from agentgym_daemon.rpc.tokens import Scope as TokenScope
 from agentgym_daemon.rpc.tokens import Tokens
+from agentgym_daemon.store.arms import Units, experiment_sums
 from agentgym_daemon.store.database import DATABASE_NAME
 from agentgym_daemon.store.policies import policy_changes
 from agentgym_daemon.store.rows import Scope
@@ -322,6 +323,21 @@ async def test_a_winner_ends_it_with_a_receipt_and_promotes_nothing(
     # What comes later changes nothing of the receipt.
     await send(desk.client, runs(better, 0, 50))
     assert await show(desk.client, "desk") == found
+
+
+async def test_runs_of_one_unit_are_summed_by_unit(desk: Any) -> None:
+    await start(desk.client, wanted("t", PLAIN, POLITE))
+    plain = of_arm("t", "plain", "label")
+    for unit, good, bad in (("u-1", 3, 1), ("u-2", 0, 2)):
+        await send(desk.client, runs({**plain, semconv.UNIT: unit}, good, bad))
+    await send(desk.client, runs(plain, 1, 0))  # without a unit it is one of its own
+
+    with desk.daemon._store.reading() as cursor:
+        found = experiment_sums(cursor, AGENT, "t")
+
+    [success] = [one for one in found if one.metric == "success"]
+    assert (success.n, success.total, success.squares) == (7, 4.0, 4.0)
+    assert success.units == Units(3, 3**2 + 0 + 1, 3 * 4 + 0 + 1, 4**2 + 2**2 + 1)
 
 
 async def test_a_broken_guard_ends_it(desk: Any) -> None:
