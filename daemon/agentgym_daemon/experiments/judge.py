@@ -108,14 +108,14 @@ def worth(sums: ExperimentSums) -> Moments:
     """The moments of as many independent runs as tell as much; none of too few units."""
     n, units = sums.n, sums.units
     whole = Moments(n, sums.total, sums.squares)
-    if units is None or n == 0 or units.count == n:
+    if units is None or n == 0 or units.number == n:
         return whole
-    if units.count < LEAST_PER_ARM:
+    if units.number < LEAST_PER_ARM:
         return Moments()
     mean = whole.mean
     one_run = sums.squares / n - mean**2
     spread = units.totals - 2.0 * mean * units.products + mean**2 * units.sizes
-    of_mean = spread / n**2 * units.count / (units.count - 1)
+    of_mean = spread / n**2 * units.number / (units.number - 1)
     if one_run <= 0.0 or of_mean <= one_run / n:
         return whole
     effective = math.floor(one_run / of_mean)

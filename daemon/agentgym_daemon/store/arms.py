@@ -66,7 +66,7 @@ def arm_sums(cursor: Cursor, agent: str) -> list[ArmSums]:
 class Units(NamedTuple):
     """Sums over units, each with n runs that come to a total: runs of one unit are alike."""
 
-    count: int
+    number: int
     totals: float  # sum of total^2
     products: float  # sum of total x n
     sizes: float  # sum of n^2
@@ -110,12 +110,12 @@ def experiment_sums(cursor: Cursor, agent: str, experiment: str) -> list[Experim
         "GROUP BY 1, 2 ORDER BY 1, 2",
         [agent, experiment, CLOSED],
     )
-    return [
-        ExperimentSums(arm, share, metric, *sums[:3], Units(*sums[3:]))
-        for arm, share, *row in rows
-        for i, metric in enumerate(METRICS)
-        for sums in [row[7 * i : 7 * i + 7]]
-    ]
+    found = []
+    for arm, share, *row in rows:
+        for i, metric in enumerate(METRICS):
+            n, total, squares, *units = row[7 * i : 7 * i + 7]
+            found.append(ExperimentSums(arm, share, metric, n, total, squares, Units(*units)))
+    return found
 
 
 def metric_means(cursor: Cursor, agent: str, runs: int) -> dict[str, tuple[int, float]]:
