@@ -25,6 +25,7 @@ from agentgym.proto.v1 import (
     catalogue_pb2_grpc,
     decision_pb2_grpc,
     evaluation_pb2_grpc,
+    experiment_pb2_grpc,
     log_pb2,
     policy_pb2_grpc,
     producer_pb2_grpc,
@@ -38,6 +39,7 @@ from agentgym_daemon.chores import Chores
 from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
 from agentgym_daemon.config import RELOADABLE, DaemonConfig, changed, reloaded
 from agentgym_daemon.encoders.choice import Choice, choose
+from agentgym_daemon.experimenting import Referee
 from agentgym_daemon.health import METRICS_TYPE, Answer, HealthServer, verdict
 from agentgym_daemon.ingest.otlp import decode_traces
 from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult, command_of
@@ -46,6 +48,7 @@ from agentgym_daemon.metrics import Figures, Instruments, Meters
 from agentgym_daemon.policies.audit import Chain
 from agentgym_daemon.policies.book import Change
 from agentgym_daemon.policies.curation import Curator
+from agentgym_daemon.policies.experiments import Experimenter, Experiments
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.hub import Hub
 from agentgym_daemon.policies.ladder import Climb, Ladder
@@ -65,6 +68,7 @@ from agentgym_daemon.rpc.admission import Admission, Disk, Limits
 from agentgym_daemon.rpc.artifacts import ArtifactService
 from agentgym_daemon.rpc.auth import Gate
 from agentgym_daemon.rpc.evaluation import EvaluationService
+from agentgym_daemon.rpc.experiments import ExperimentService
 from agentgym_daemon.rpc.ingest import CatalogueService, DecisionService, TraceService
 from agentgym_daemon.rpc.journal import Journal
 from agentgym_daemon.rpc.policies import PolicyService
@@ -97,6 +101,8 @@ _FIGURES_S = 5.0
 _FULL_S = 1.0  # after a write that found the disk full
 _GUARD_S = 1.0
 _TRAINING_PAUSE_S = 0.25  # between looks at the progress, however fast rewards come
+_JUDGING_TICK_S = 30.0
+_JUDGING_PAUSE_S = 2.0  # between looks at experiments: each reads all of their runs
 
 _logger = logging.getLogger(__name__)
 TrainerFactory = Callable[[DaemonConfig], Trainer]
@@ -140,6 +146,7 @@ class Daemon:
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
         self._unguarded = True
+        self._to_judge = asyncio.Event()
         self._to_watch: asyncio.Queue[AppliedBatch] = asyncio.Queue()
         self._chores = Chores(failed=lambda: self._count("chores_failed"))
         self._closing = AsyncExitStack()
@@ -224,6 +231,8 @@ class Daemon:
         self._registry.load(versions, changes)
         climb.load(changes)
         self._registry.book.at_canary = lambda agent: self._ladder.rung(agent).name == "canary"
+        self._experimenter = self._make_experimenter(encoder)
+        self._experimenter.load(changes)
         await self._chores.run(lambda: self._note_key(changes))
         self._stages = Stages(climb, self._store, present=self._present)
         trainer = self._trainer_factory(config)
@@ -247,6 +256,7 @@ class Daemon:
             handshake=handshake(config, version(), feature_key, encoder.message()),
             signer=self._signer,
             ladder=self._ladder,
+            experiments=self._experimenter.experiments,
             down=self._tools.down,
             agents_down=self._tools.agents_down,
         )
@@ -347,6 +357,7 @@ class Daemon:
         chores.repeat(self._keep_house, every_s=lambda: _TICK_S)
         chores.repeat(self._train_due, every_s=self._training_tick_s, woken=self._rewarded)
         chores.repeat(self._guard_once, every_s=lambda: _GUARD_S)
+        chores.repeat(self._judge_due, every_s=lambda: _JUDGING_TICK_S, woken=self._to_judge)
         chores.follow(self._to_watch, self._look)
         for grader, queue in self._grading.queues:
             chores.follow(queue, partial(self._grading.grade, grader))
@@ -359,6 +370,7 @@ class Daemon:
         if batch.rewarded or batch.closed:
             self._to_watch.put_nowait(batch)
             self._rewarded.set()
+            self._to_judge.set()
         self._unguarded = self._unguarded or bool(batch.rewarded or batch.closed)
 
     async def _beat_once(self) -> None:
@@ -377,6 +389,11 @@ class Daemon:
     async def _train_due(self) -> None:
         await self._retraining.run_due()
         await asyncio.sleep(_TRAINING_PAUSE_S)
+
+    async def _judge_due(self) -> None:
+        if self._referee.busy:
+            await self._referee.look()
+            await asyncio.sleep(_JUDGING_PAUSE_S)
 
     def _training_tick_s(self) -> float:
         return min(30.0, self.config.retrain_minutes * 60.0)
@@ -462,12 +479,33 @@ class Daemon:
             ),
             server,
         )
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
+            ExperimentService(self._experimenter, self._stages, self._store), server
+        )
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(registry, encoder), server
         )
         trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return policies
+
+    def _make_experimenter(self, encoder: Choice) -> Experimenter:
+        experiments = Experiments(self._registry, feature_schema=encoder.schema)
+        self._registry.book.in_use = experiments.versions
+        experimenter = Experimenter(
+            experiments,
+            self._registry,
+            self._ladder,
+            append=self._journal.append,
+            clock=self._clock,
+            changed=self._experimented,
+        )
+        self._referee = Referee(experimenter, self._store)
+        return experimenter
+
+    def _experimented(self, agent: str) -> None:
+        self._hub.ring(agent)
+        self._to_judge.set()
 
     def _make_registry_service(self, sources: Sources) -> RegistryService:
         return RegistryService(

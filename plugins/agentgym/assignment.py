@@ -1,27 +1,39 @@
-"""Which trajectories get the policy: by the rung of the agent's ladder, and by unit.
+"""Which trajectories get the policy, and which arm of an experiment: by the ladder, and by unit.
 
 A unit (a customer, a session, a tenant) stands at a fixed point u in [0, 1) and gets the policy
-while u < P(policy): a growing share takes it from nobody, in whichever process.
+while u < P(policy): a growing share takes it from nobody, in whichever process. An experiment
+shares out those below P(policy) by a second point v, of the unit in this experiment alone:
+
+    0 ............ v in [0, 1) ............ edge ........ P(policy) ........ 1     u
+    |  first arm  |  second arm  |  rest  |  arm without a policy, if any     |
+                                            (else: edge = P(policy), control)
+
+So the control group stays what it is, or is a part of the arm without a policy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentgym.config import Mode
-from agentgym.trajectory import Assignment, Stage
+from agentgym.trajectory import Assignment, Part, Stage, Treatment
 
 if TYPE_CHECKING:
+    from agentgym.policy.experiment import Experiment, ExperimentArm
     from agentgym.policy.policy_set import PolicySet
 
 _BITS = 53  # of a double's fraction: every point is exact, and below 1
 
 
-def point_of(agent: str, unit: str) -> float:
-    """Where a unit stands in [0, 1): a hash, the same in every process and after every restart."""
+def point_of(agent: str, unit: str, experiment: str = "") -> float:
+    """Where a unit stands in [0, 1): a hash, the same in every process and after every restart.
+
+    In an experiment it stands elsewhere than in every other one, and than for the control group.
+    """
     import hashlib  # as a fingerprint does it: not needed by who gives no unit
 
-    digest = hashlib.sha256(f"{agent}\0{unit}".encode("utf-8", "surrogatepass")).digest()
+    text = f"{agent}\0{unit}\0{experiment}" if experiment else f"{agent}\0{unit}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> (64 - _BITS)) / (1 << _BITS)
 
 
@@ -57,3 +69,37 @@ def assign(mode: Mode, point: float, share: float, *, explore: bool) -> tuple[As
         return (Assignment.POLICY if explore else Assignment.PINNED), share
     # As it was meant: 1 - (1 - .3) is a last bit away from .3.
     return Assignment.CONTROL, round(1.0 - share, 12)
+
+
+class Draw(NamedTuple):
+    """What an experiment gives a unit; `edge` is P(policy) while it runs."""
+
+    part: Part
+    arm: ExperimentArm | None
+    edge: float
+
+
+def draw(experiment: Experiment, *, point: float, second: float, share: float) -> Draw:
+    """The arm of a unit at `point`, and at `second` in this experiment; `share` is P(policy)."""
+    none = experiment.none
+    whole = round(1.0 - none.share, 12) if none else 1.0  # without a last bit's error
+    edge = min(share, whole)
+    if point >= edge:
+        return _drawn(experiment, none, 1.0 - edge, edge)
+    bound = 0.0
+    for arm in experiment.arms:
+        if arm.treatment is not Treatment.NONE:
+            bound += arm.share / whole
+            # Shares that are meant to be all of it may add up to a last bit less.
+            if second < bound or bound > 1.0 - 1e-9:
+                return _drawn(experiment, arm, edge * arm.share / whole, edge)
+    return _drawn(experiment, None, 0.0, edge)
+
+
+def _drawn(
+    experiment: Experiment, arm: ExperimentArm | None, probability: float, edge: float
+) -> Draw:
+    if arm is None:
+        return Draw(Part(experiment.name), None, edge)
+    part = Part(experiment.name, arm.name, arm.word, round(probability, 12))
+    return Draw(part, arm, edge)

@@ -81,6 +81,9 @@ _REPEATED = frozenset(
         semconv.ASSIGNMENT,
         semconv.POLICY_VERSION,
         semconv.ARM,
+        semconv.EXPERIMENT,
+        semconv.EXPERIMENT_ARM,
+        semconv.EXPERIMENT_TREATMENT,
         semconv.FALLBACK_REASON,
         semconv.INCOMPLETE,
     )

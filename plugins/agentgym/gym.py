@@ -139,6 +139,23 @@ class AgentGym(LangChainFace):
             except (ValueError, TypeError, LookupError) as error:
                 self.guard.refuse("reward", error)
 
+    def arm(self, experiment: str, *, unit: str = "") -> str:
+        """The arm of an experiment: of the open trajectory, or else of a unit; '' if it has none.
+
+        '' also before the first contact with the daemon, in the control group, and while a kill or
+        a stage below canary holds. Returns at once and never raises.
+        """
+        if not self.on:
+            return ""
+        found = ""
+        with self.guard("arm"):
+            self.sender.start()
+            try:
+                found = self.recorder.arm(str(experiment), str(unit))
+            except LookupError as error:
+                self.guard.refuse("arm", error)
+        return found
+
     # ---- life
 
     def ready(self, timeout_s: float = 10.0) -> bool:
@@ -168,6 +185,7 @@ class AgentGym(LangChainFace):
             "stage": current.stage.name.lower() if current else "",
             "killed": self.live.halted or bool(current and current.killed) or in_environment(),
             "policies": {n: s.version for n, s in current.policies.items()} if current else {},
+            "experiment": current.experiment.name if current and current.experiment else "",
             "applied": list(self.live.applied),
             "refused": self.live.refused,
             "counters": self.sender.counters,

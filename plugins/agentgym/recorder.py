@@ -6,11 +6,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentgym import kill, semconv
-from agentgym.assignment import assign, limited, point_of, policy_share
+from agentgym.assignment import Draw, assign, draw, limited, point_of, policy_share
 from agentgym.config import Config, Mode
 from agentgym.guard import Guard
 from agentgym.items import RewardItem, Sink, TaskItem
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from agentgym.policy.evaluate import Catalogue
     from agentgym.policy.features import TextVector
     from agentgym.policy.policy_set import PolicySet
+    from agentgym.policy.snapshot import Snapshot
 
 __all__ = ["Call", "Recorder", "Run", "Trajectory", "Turn", "active", "current", "reserve"]
 
@@ -99,6 +101,12 @@ class Recorder:
             mode = Mode.SHADOW
         point = point_of(self.config.agent, unit) if unit else self._rng.random()
         share = policy_share(policies, self.config.control_share, explore=explore)
+        drawn = self._draw_arm(policies, mode, point, share, unit)
+        if drawn is not None:
+            share = drawn.edge
+            if drawn.arm is not None:
+                mode = drawn.arm.mode or mode
+                policies = _under(policies, drawn.arm.policies)
         assignment, probability = assign(mode, point, share, explore=explore)
         return Trajectory(
             id=os.urandom(16),
@@ -113,7 +121,46 @@ class Recorder:
             policy_share=share,
             unit=policies.features.hasher.pseudonym(unit) if unit and policies else "",
             policies={id(self): policies},
+            part=drawn.part if drawn else None,
+            asked=bool(unit),
         )
+
+    def _draw_arm(
+        self, policies: PolicySet | None, mode: Mode, point: float, share: float, unit: str
+    ) -> Draw | None:
+        """The part in the experiment that runs; None where a kill or the ladder leaves no room."""
+        experiment = policies.experiment if policies else None
+        if policies is None or experiment is None:
+            return None
+        if policies.stage not in (Stage.CANARY, Stage.LIVE):
+            return None
+        if mode not in (Mode.ADVISE, Mode.STEER) and not experiment.labels_only:
+            return None
+        if self._killed() or self._stale(policies):
+            return None
+        agent, name = self.config.agent, experiment.name
+        second = point_of(agent, unit, name) if unit else self._rng.random()
+        return draw(experiment, point=point, second=second, share=share)
+
+    def arm(self, experiment: str, unit: str) -> str:
+        """The arm of the open trajectory, or else of a unit; '' if it has no part.
+
+        Raises LookupError where there is neither.
+        """
+        node = current()
+        if node is not None:
+            return node.trajectory.ask(experiment)
+        if not unit:
+            raise LookupError(
+                "no trajectory is open in this context; pass unit=, or ask inside "
+                "`with gym.trajectory():`"
+            )
+        policies = self.live.current
+        mode = limited(self.config.mode, policies)
+        share = policy_share(policies, self.config.control_share, explore=self.config.explore)
+        point = point_of(self.config.agent, unit)
+        drawn = self._draw_arm(policies, mode, point, share, unit)
+        return drawn.part.arm if drawn and drawn.part.experiment == experiment else ""
 
     def end(self, trajectory: Trajectory) -> None:
         """Closes a trajectory and lets its rewards follow it."""
@@ -247,13 +294,18 @@ class Recorder:
         return policies.features.within(task, self.config.encoder_wait_s)
 
     def _fallback(self, policies: PolicySet | None, version: str) -> Fallback:
-        now = self.live.current
-        if self.live.halted or (now is not None and now.killed) or kill.in_environment():
+        if self._killed():
             return Fallback.KILLED
         if policies is None or not version:
             return Fallback.NO_POLICY
-        stale_after_s = self.config.stale_after_s or policies.stale_after_s
-        return Fallback.STALE if self.live.silent_s > stale_after_s else Fallback.NONE
+        return Fallback.STALE if self._stale(policies) else Fallback.NONE
+
+    def _killed(self) -> bool:
+        now = self.live.current
+        return self.live.halted or (now is not None and now.killed) or kill.in_environment()
+
+    def _stale(self, policies: PolicySet) -> bool:
+        return self.live.silent_s > (self.config.stale_after_s or policies.stale_after_s)
 
     # ---- rewards
 
@@ -296,6 +348,13 @@ class Recorder:
                     target.rewards.append(item)
                     return
         self.sink.put(item)
+
+
+def _under(policies: PolicySet | None, arm: Mapping[str, Snapshot]) -> PolicySet | None:
+    """The policies with those of an arm in their places."""
+    if policies is None or not arm:
+        return policies
+    return replace(policies, policies={**policies.policies, **arm})
 
 
 def _place(turn: Turn, policies: PolicySet | None) -> None:

@@ -44,6 +44,25 @@ class Stage(IntEnum):
     LIVE = 4
 
 
+class Treatment(IntEnum):
+    """Kinds of arms of an experiment; values as in experiment.proto."""
+
+    VERSION = 1
+    LIVE = 2
+    NONE = 3
+    MODE = 4
+    LABEL = 5
+
+
+class Part(NamedTuple):
+    """What part a trajectory has in the experiment that ran when it began."""
+
+    experiment: str
+    arm: str = ""  # empty: none, for it is of the control group or of the rest
+    treatment: str = ""  # a version, a mode, live, none, label
+    probability: float = 0.0  # of the arm
+
+
 class ArmKind(IntEnum):
     """Kinds of arms; values as in decision.proto."""
 

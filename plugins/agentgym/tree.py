@@ -26,7 +26,17 @@ from typing import TYPE_CHECKING, Any
 from agentgym import semconv
 from agentgym.config import Mode
 from agentgym.items import RewardItem, SpanItem, StepItem
-from agentgym.trajectory import ArmKind, Assignment, Decision, Fallback, PastCall, Tool, slug
+from agentgym.trajectory import (
+    ArmKind,
+    Assignment,
+    Decision,
+    Fallback,
+    Part,
+    PastCall,
+    Tool,
+    Treatment,
+    slug,
+)
 
 if TYPE_CHECKING:
     from agentgym.policy.features import TextVector
@@ -127,12 +137,41 @@ class Trajectory:
     rewards: list[RewardItem] = field(default_factory=list)
     ended: bool = False
     steps: int = 0
+    part: Part | None = None
+    """In the experiment that ran when it began."""
+    asked: bool = False
+    """Whether the user's code knows its unit, or has asked for its arm."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def hex(self) -> str:
         """The id as people see it."""
         return self.id.hex()
+
+    def ask(self, experiment: str) -> str:
+        """The arm in an experiment, for the user's code; '' if it has no part in that one."""
+        if self.part is None or self.part.experiment != experiment:
+            return ""
+        self.asked = True
+        return self.part.arm
+
+    def describe_part(self) -> dict[str, Any]:
+        """What the root says of it.
+
+        A label that nobody asked for did nothing: the run is one of the rest.
+        """
+        part = self.part
+        if part is None:
+            return {}
+        label = part.treatment == Treatment.LABEL.name.lower()
+        if not part.arm or (label and not self.asked):
+            return {semconv.EXPERIMENT: part.experiment}
+        return {
+            semconv.EXPERIMENT: part.experiment,
+            semconv.EXPERIMENT_ARM: part.arm,
+            semconv.EXPERIMENT_TREATMENT: part.treatment,
+            semconv.EXPERIMENT_SHARE: part.probability,
+        }
 
     def next_step(self) -> int:
         """Number of the next decided or observed step."""
@@ -300,6 +339,7 @@ class Run(Node):
             return
         if self.parent is None:
             self.attributes[semconv.FRAMEWORK] = self.trajectory.framework
+            self.attributes |= self.trajectory.describe_part()
         self._put(f"{self.operation} {self.name}", error)
         if self.parent is None:
             self.recorder.end(self.trajectory)

@@ -26,6 +26,8 @@ from agentgym.proto.v1 import (
     catalogue_pb2_grpc,
     common_pb2,
     decision_pb2_grpc,
+    evaluation_pb2_grpc,
+    experiment_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     registry_pb2_grpc,
@@ -131,6 +133,8 @@ class Client:
         self.catalogue = catalogue_pb2_grpc.CatalogueServiceStub(self.channel)
         self.rewards = reward_pb2_grpc.RewardServiceStub(self.channel)
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
+        self.experiments = experiment_pb2_grpc.ExperimentServiceStub(self.channel)
+        self.evaluation = evaluation_pb2_grpc.EvaluationServiceStub(self.channel)
         self.registry = registry_pb2_grpc.RegistryServiceStub(self.channel)
         self.artifacts = artifact_pb2_grpc.ArtifactServiceStub(self.channel)
         self.trajectories = trajectory_pb2_grpc.TrajectoryServiceStub(self.channel)

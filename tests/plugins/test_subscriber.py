@@ -12,7 +12,7 @@ import pytest
 
 from agentgym import AgentGym, semconv
 from agentgym.policy.snapshot import digest
-from agentgym.proto.v1 import policy_pb2
+from agentgym.proto.v1 import experiment_pb2, policy_pb2
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.trajectory import Tool
 
@@ -534,3 +534,69 @@ def test_what_is_refused_on_a_stream_ends_its_freshness(
 
     assert daemon.wait_for(lambda _: gym.live.silent_s > 0.0)
     assert gym.status()["policies"] == {"agent": "p-000001"}
+
+
+def experiment(*entries: policy_pb2.PolicyVersion) -> experiment_pb2.Experiment:
+    """The live version beside others."""
+    live = experiment_pb2.ExperimentArm(name="old", kind="KIND_LIVE", share=0.5)
+    arms = [
+        experiment_pb2.ExperimentArm(
+            name=entry.version, kind="KIND_VERSION", version=entry.version, share=0.25
+        )
+        for entry in entries
+    ]
+    return experiment_pb2.Experiment(name="greeting", agent="agent", arms=[live, *arms])
+
+
+def test_the_versions_of_arms_are_fetched_and_verified_as_live_ones_are(
+    daemon: FakeDaemon, make_gym: Callable[..., AgentGym], make_snapshot: Callable[..., bytes]
+) -> None:
+    live = daemon.publish(make_snapshot("p-000001", 1), version="p-000001", agent="agent")
+    arm = daemon.publish(make_snapshot("p-000002", 2), version="p-000002", agent="agent")
+    daemon.update.experiment.CopyFrom(experiment(arm))
+    daemon.update.arms.append(arm)
+    daemon.push(live)
+    gym = make_gym()
+    assert gym.ready()
+
+    assert gym.status()["experiment"] == "greeting"
+    assert gym.status()["policies"] == {"agent": "p-000001"}
+    daemon.push(live, control_share=0.5)  # nothing is downloaded again
+    assert daemon.wait_for(
+        lambda _: gym.live.current is not None and gym.live.current.control_share == 0.5
+    )
+    assert len(daemon.taken("GetArtifact")) == 2
+    assert {gym.arm("greeting", unit=f"u-{i}") for i in range(50)} == {"old", "p-000002", ""}
+    daemon.update.ClearField("experiment")
+    daemon.push(live)
+    assert daemon.wait_for(lambda _: gym.status()["experiment"] == "")
+    assert gym.arm("greeting", unit="u-1") == ""
+
+
+@pytest.mark.parametrize("fault", ["changed", "another agent's", "not told"])
+def test_without_every_arms_version_nobody_has_an_arm_and_what_is_live_stays(
+    fault: str,
+    daemon: FakeDaemon,
+    make_gym: Callable[..., AgentGym],
+    make_snapshot: Callable[..., bytes],
+) -> None:
+    live = daemon.publish(make_snapshot("p-000001", 1), version="p-000001", agent="agent")
+    good = daemon.publish(make_snapshot("p-000002", 2), version="p-000002", agent="agent")
+    data = make_snapshot("p-000003", 3)
+    bad = daemon.publish(data, version="p-000003", agent="agent")
+    if fault == "changed":
+        daemon.artifacts[bad.sha256] = data[:-1] + bytes([data[-1] ^ 1])
+    daemon.update.experiment.CopyFrom(experiment(good, bad))
+    told = policy_pb2.PolicyVersion()
+    told.CopyFrom(bad)
+    if fault == "another agent's":
+        told.scope.agent = "stranger"
+    daemon.update.arms.extend([good] if fault == "not told" else [good, told])
+    daemon.push(live)
+    gym = make_gym()
+    assert gym.ready()
+
+    assert gym.status()["experiment"] == ""
+    assert gym.status()["refused"] == 1
+    assert gym.status()["policies"] == {"agent": "p-000001"}
+    assert {gym.arm("greeting", unit=f"u-{i}") for i in range(50)} == {""}

@@ -52,6 +52,10 @@ _TEXTS = (
     semconv.MODE,
     semconv.ASSIGNMENT,
     semconv.POLICY_VERSION,
+    semconv.EXPERIMENT,
+    semconv.EXPERIMENT_ARM,
+    semconv.EXPERIMENT_TREATMENT,
+    semconv.UNIT,
 )
 """Attributes that become columns of text, or numbers that stand for texts."""
 _PLAIN = frozenset((str, type(None)))
@@ -174,7 +178,7 @@ def _row(
         texts = list(map(text_of, texts))
     (operation, error_type, agent, agent_name, agent_path, tool, call_id) = texts[:7]
     (response_model, request_model, incomplete, framework, key, conversation) = texts[7:13]
-    (mode, assignment, policy_version) = texts[13:]
+    (mode, assignment, policy_version, experiment, arm, treatment, unit) = texts[13:]
     parent = span.parent_span_id or None
     return SpanRow(
         span.trace_id,
@@ -203,7 +207,16 @@ def _row(
         _MODES.get(mode, 0),
         _ASSIGNMENTS.get(assignment, 0),
         policy_version or None,
+        experiment or None,
+        arm or None,
+        treatment or None,
+        _probability(get(semconv.EXPERIMENT_SHARE)) if arm else None,
+        unit or None,
     )
+
+
+def _probability(value: Any) -> float | None:
+    return value if isinstance(value, float) and 0.0 < value <= 1.0 else None
 
 
 def _read_events(into: list[Evaluation], span: Span, attributes: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from agentgym.proto.v1 import common_pb2, log_pb2, policy_pb2
@@ -58,6 +58,8 @@ class Book:
         self._last = 0
         self.at_canary: Callable[[str], bool] = lambda _agent: False
         """Whether an agent's stage is canary: the ladder knows."""
+        self.in_use: Callable[[], Collection[str]] = tuple
+        """Versions that running experiments need: these know."""
 
     def add(self, version: policy_pb2.PolicyVersion) -> None:
         """Takes in a new version."""

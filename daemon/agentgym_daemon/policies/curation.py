@@ -197,8 +197,8 @@ class Curator:
         """Deletes files of versions that are done with, and says which.
 
         Never that of one that is live, comes next in a rollback, has an alias, is the parent or
-        the gate's best of a live one, or is among `best`; nor the newest `keep` of the others of
-        each scope.
+        the gate's best of a live one, an arm of a running experiment, or is among `best`; nor the
+        newest `keep` of the others of each scope.
         """
         async with self._registry.changing:
             going = self._prunable(keep, agent, best)
@@ -214,6 +214,7 @@ class Curator:
     ) -> list[policy_pb2.PolicyVersion]:
         live = self._book.live()
         needed = {v.parent for v in live} | {self._book.best_version(v.scope) for v in live}
+        needed.update(self._book.in_use())
         by_scope: dict[ScopeKey, list[policy_pb2.PolicyVersion]] = {}
         for version in reversed(self._book.versions(agent)):
             if (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentgym.proto.v1 import common_pb2, policy_pb2
+from agentgym.proto.v1 import common_pb2, experiment_pb2, policy_pb2
 from agentgym_daemon.policies.book import Change, scope_of
 from agentgym_daemon.store.database import Cursor
 from agentgym_daemon.store.policies import StoredPolicy, policies, policy_changes
@@ -23,10 +23,15 @@ def history(cursor: Cursor) -> tuple[list[policy_pb2.PolicyVersion], list[Change
             canary_share=change.canary_share,
             alias=change.alias,
             receipt_json=change.receipt_json,
+            experiment=_experiment(change.experiment),
         )
         for change in policy_changes(cursor)
     ]
     return [_version(version) for version in stored], changes
+
+
+def _experiment(data: bytes | None) -> experiment_pb2.Experiment | None:
+    return None if data is None else experiment_pb2.Experiment.FromString(data)
 
 
 def _version(stored: StoredPolicy) -> policy_pb2.PolicyVersion:

@@ -1,4 +1,4 @@
-"""What an agent is told: how to act, its live versions, and which of its tools are down."""
+"""What an agent is told: how to act, its live versions, its experiment, and its broken tools."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from agentgym import semconv
 from agentgym.proto.v1 import policy_pb2
 from agentgym_daemon.config import DaemonConfig
+from agentgym_daemon.policies.experiments import Experiments
 from agentgym_daemon.policies.ladder import Ladder
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.policies.signing import RENEW_S, Signer
@@ -46,6 +47,7 @@ class Updates:
         handshake: policy_pb2.PolicyUpdate,
         signer: Signer,
         ladder: Ladder | None = None,
+        experiments: Experiments | None = None,
         down: Callable[[str], Iterable[bytes]] = lambda _agent: (),
         agents_down: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
@@ -54,6 +56,7 @@ class Updates:
         """What every agent is told; replaced as a whole when settings change."""
         self._signer = signer
         self._ladder = ladder
+        self._experiments = experiments
         self._down = down
         self._agents_down = agents_down
 
@@ -74,7 +77,9 @@ class Updates:
             for version in self._registry.book.live(agent)
             if version.scope.feature_schema == self.handshake.features.number
         )
-        for version in update.live:  # what people call it is nothing to agents
+        if self._experiments is not None:
+            self._experiments.tell(agent, update)
+        for version in (*update.live, *update.arms):  # what people call it is nothing to agents
             version.ClearField("aliases")
             version.ClearField("note")
         update.down.extend(self._down(agent))
@@ -102,8 +107,9 @@ class Updates:
         return update
 
     def placed(self) -> set[str]:
-        """Agents whose stage is recorded, or that are killed by name."""
-        return self._ladder.agents() if self._ladder is not None else set()
+        """Agents whose stage is recorded, that are killed by name, or in an experiment."""
+        placed = self._ladder.agents() if self._ladder is not None else set()
+        return placed | (self._experiments.agents() if self._experiments is not None else set())
 
     def agents(self) -> set[str]:
         """Agents that are told more than the handshake."""

@@ -42,6 +42,8 @@ SCOPES: dict[str, Scope] = {
     "/agentgym.v1.EvaluationService/Evaluate": Scope.READ,
     "/agentgym.v1.EvaluationService/Lift": Scope.READ,
     "/agentgym.v1.WatchService/Show": Scope.READ,
+    "/agentgym.v1.ExperimentService/List": Scope.READ,
+    "/agentgym.v1.ExperimentService/Show": Scope.READ,
     "/agentgym.v1.TrajectoryService/Get": Scope.READ,
     "/agentgym.v1.TrajectoryService/List": Scope.READ,
     "/agentgym.v1.TrajectoryService/Tail": Scope.READ,
@@ -57,6 +59,8 @@ SCOPES: dict[str, Scope] = {
     "/agentgym.v1.RegistryService/Export": Scope.ADMIN,
     "/agentgym.v1.RegistryService/Import": Scope.ADMIN,
     "/agentgym.v1.RegistryService/Prune": Scope.ADMIN,
+    "/agentgym.v1.ExperimentService/Start": Scope.ADMIN,
+    "/agentgym.v1.ExperimentService/Stop": Scope.ADMIN,
     "/agentgym.v1.PolicyService/SetStage": Scope.ADMIN,
     "/agentgym.v1.PolicyService/Kill": Scope.ADMIN,
 }

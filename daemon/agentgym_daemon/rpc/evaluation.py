@@ -173,10 +173,12 @@ def _estimates(found: Evaluation) -> list[evaluation_pb2.Estimate]:
 
 
 def _strata(sums: Sequence[ArmSums], metric: str) -> list[Stratum]:
-    strata: dict[float, dict[bool, Moments]] = {}
+    # An experiment changes who has the live policy, and so who is compared with the control group.
+    strata: dict[tuple[float, str], dict[bool, Moments]] = {}
     for one in sums:
         if one.metric == metric:
-            arms = strata.setdefault(one.policy_share, {False: Moments(), True: Moments()})
+            stretch = (one.policy_share, one.experiment)
+            arms = strata.setdefault(stretch, {False: Moments(), True: Moments()})
             arms[one.control] += Moments(one.n, one.total, one.squares)
     return [Stratum(treated=arms[False], control=arms[True]) for arms in strata.values()]
 

@@ -26,6 +26,8 @@ def summary(row: Summary) -> trajectory_pb2.TrajectorySummary:
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         tools=row.tools,
+        experiment=row.experiment,
+        experiment_arm=row.experiment_arm,
     )
     if row.reward is not None:
         message.reward = row.reward

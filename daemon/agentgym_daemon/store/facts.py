@@ -41,7 +41,7 @@ def write_change(cursor: Cursor, fact: log_pb2.PolicyChange, *, no: int, receive
     """A change: the history, and for those that bear on it what is live afterwards."""
     scope = scope_of(fact.scope)
     cursor.execute(
-        "INSERT INTO policy_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO policy_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             no,
             fact.kind,
@@ -55,6 +55,7 @@ def write_change(cursor: Cursor, fact: log_pb2.PolicyChange, *, no: int, receive
             fact.canary_share,
             fact.alias,
             fact.receipt_json,
+            fact.experiment.SerializeToString() if fact.HasField("experiment") else None,
         ],
     )
     if fact.kind in LIVE_KINDS:

@@ -308,6 +308,18 @@ MIGRATIONS: tuple[Migration, ...] = (
         # P(policy) when the run was assigned; of runs before this, it is not known.
         "ALTER TABLE trajectories ADD COLUMN policy_share DOUBLE;",
     ),
+    Migration(
+        "m007_experiments",
+        # Nothing that was recorded before had a part in one; its units nobody asks for.
+        """
+        ALTER TABLE trajectories ADD COLUMN experiment VARCHAR;
+        ALTER TABLE trajectories ADD COLUMN experiment_arm VARCHAR;       -- NULL: no part in it
+        ALTER TABLE trajectories ADD COLUMN experiment_treatment VARCHAR;
+        ALTER TABLE trajectories ADD COLUMN experiment_share DOUBLE;      -- probability of the arm
+        ALTER TABLE trajectories ADD COLUMN unit VARCHAR;                 -- pseudonym, if any
+        ALTER TABLE policy_changes ADD COLUMN experiment BLOB;            -- Experiment, if any
+        """,
+    ),
 )
 
 BOOKKEEPING = """

@@ -44,6 +44,7 @@ class StoredChange:
     canary_share: float
     alias: str
     receipt_json: str
+    experiment: bytes | None  # Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def policy_changes(cursor: Cursor, scope: Scope | None = None) -> list[StoredCha
     rows = fetch(
         cursor,
         "SELECT no, kind, agent, agent_name, feature_schema, version, previous, actor, reason, "
-        "received_ns, stage, canary_share, alias, receipt_json FROM policy_changes "
+        "received_ns, stage, canary_share, alias, receipt_json, experiment FROM policy_changes "
         f"WHERE {where} ORDER BY no",
         scope or (),
     )

@@ -28,6 +28,11 @@ _MOST_US = 86_400_000_000
 _MOST_TOKENS = 10**12
 _FAR_MINUTES = 60
 
+ORDINARY = ("", "live", "none")
+"""What an experiment may do to runs that still say what the live policy or its absence is worth."""
+LABEL = "label"
+"""What it does to runs of which it is not known what the user's own code did."""
+
 Key = tuple[Any, ...]
 Values = tuple[int, ...]
 
@@ -79,6 +84,7 @@ class Counted(Protocol):
     framework: str | None
     assignment: int
     killed: bool
+    experiment_treatment: str | None
     policy_version: str | None
     start_ns: int
     end_ns: int
@@ -95,13 +101,16 @@ class Counted(Protocol):
 def contributions(run: Counted) -> Contributions:
     """What a trajectory adds to the roll-ups: once as a whole, and to each of its scopes."""
     ended = int(run.state != "open")
-    # A run in which a kill took effect had neither the policy nor a control's fair chance.
-    group = (0 if run.killed else run.assignment, run.policy_version or "")
+    # A run in which a kill took effect had neither the policy nor a control's fair chance, and one
+    # of an experiment's arm had something else than both.
+    apart = run.killed or (run.experiment_treatment or "") not in ORDINARY
+    group = (0 if apart else run.assignment, run.policy_version or "")
     rewarded = int(ended and run.reward is not None)
+    teaches = int(rewarded and run.experiment_treatment != LABEL)
     reward = run.reward or 0.0
     succeeded = int(rewarded and reward >= SUCCESS)
     imported = int(ended and (run.framework or "").startswith(semconv.IMPORT_PREFIX))
-    totals = (1, ended, rewarded, succeeded, imported)
+    totals = (1, ended, teaches, succeeded, imported)
     found: Contributions = {(SCOPE_TOTALS, (*s, *group)): totals for s in run.scopes}
     if not ended:
         return found
@@ -234,12 +243,14 @@ def _sums(numbers: str) -> dict[Rollup, str]:
         f"WHERE trajectory_no {numbers}"
     )
     runs = f"""
-        SELECT no, agent, CASE WHEN killed THEN 0 ELSE assignment END AS assignment,
+        SELECT no, agent, CASE WHEN killed OR coalesce(experiment_treatment, '') NOT IN
+            {ORDINARY} THEN 0 ELSE assignment END AS assignment,
             coalesce(policy_version, '') AS policy_version,
             greatest(end_ns, start_ns) // {MINUTE_NS} AS minute, state <> 'open' AS ended, 1 AS one,
             state <> 'open' AND starts_with(coalesce(framework, ''), '{semconv.IMPORT_PREFIX}')
                 AS imported,
             state <> 'open' AND reward IS NOT NULL AS rewarded,
+            rewarded AND coalesce(experiment_treatment, '') <> '{LABEL}' AS teaches,
             state <> 'open' AND coalesce(reward >= {SUCCESS}, false) AS succeeded,
             floor(coalesce(reward, 0) * {REWARD_UNIT} + 0.5)::BIGINT AS reward_nanos,
             least(input_tokens, {_MOST_TOKENS}) AS input_tokens,
@@ -264,7 +275,7 @@ def _sums(numbers: str) -> dict[Rollup, str]:
         SCOPE_TOTALS: f"""
             WITH runs AS ({runs}), scopes AS ({scopes})
             SELECT s.agent, s.agent_name, s.feature_schema, assignment, policy_version,
-                count(*), sum(ended::INT)::BIGINT, sum(rewarded::INT)::BIGINT,
+                count(*), sum(ended::INT)::BIGINT, sum(teaches::INT)::BIGINT,
                 sum(succeeded::INT)::BIGINT, sum(imported::INT)::BIGINT
             FROM runs JOIN scopes s ON s.trajectory_no = runs.no GROUP BY ALL""",
         TOOL_MINUTES: f"""

@@ -41,6 +41,11 @@ class SpanRow(NamedTuple):
     mode: int
     assignment: int
     policy_version: str | None
+    experiment: str | None = None
+    experiment_arm: str | None = None
+    experiment_treatment: str | None = None
+    experiment_share: float | None = None
+    unit: str | None = None
 
 
 class Evaluation(NamedTuple):

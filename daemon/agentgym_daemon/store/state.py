@@ -29,7 +29,8 @@ _DRAWN = (common_pb2.ASSIGNMENT_POLICY, common_pb2.ASSIGNMENT_CONTROL)
 SUMMARY_COLUMNS = (
     "no, id, key, agent, framework, mode, assignment, policy_version, start_ns, end_ns, state, "
     "closed_reason, closed_ns, received_ns, spans, decisions, tool_calls, tool_errors, "
-    "input_tokens, output_tokens, reward, killed, policy_share"
+    "input_tokens, output_tokens, reward, killed, policy_share, "
+    "experiment, experiment_arm, experiment_treatment, experiment_share, unit"
 )
 
 
@@ -85,6 +86,12 @@ class TrajectoryState:
     """Whether a step fell back because of a kill: the run says nothing of its assignment."""
     policy_share: float | None = None
     """With which probability it was to get the policy; None where nothing was drawn."""
+    experiment: str | None = None
+    """That ran when it began; the rest is None where it has no part in it."""
+    experiment_arm: str | None = None
+    experiment_treatment: str | None = None
+    experiment_share: float | None = None
+    unit: str | None = None
     seen: set[bytes] = field(default_factory=set)
     """Ids of its spans, decisions (behind b'd') and features (behind b'f')."""
     scopes: set[Scope] = field(default_factory=set)
@@ -125,6 +132,11 @@ class TrajectoryState:
             self.reward,
             self.killed,
             self.policy_share,
+            self.experiment,
+            self.experiment_arm,
+            self.experiment_treatment,
+            self.experiment_share,
+            self.unit,
         )
 
     def add_span(self, span: SpanRow) -> None:
@@ -145,6 +157,10 @@ class TrajectoryState:
             self.key = span.key or self.key
             self.framework = span.framework or self.framework
             self.describe(span.mode, span.assignment, span.policy_version, root=True)
+            self.experiment, self.experiment_arm = span.experiment, span.experiment_arm
+            self.experiment_treatment = span.experiment_treatment
+            self.experiment_share = span.experiment_share
+            self.unit = span.unit
             return
         self.agent = self.agent or span.agent
         self.key = self.key or span.key

@@ -13,6 +13,7 @@ from agentgym.proto.v1 import common_pb2, training_pb2
 from agentgym_daemon.store.catalogue import tools_of_scope
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.policies import live_policy, versions_ever_live
+from agentgym_daemon.store.rollups import LABEL
 from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.store.state import OPEN
 from agentgym_daemon.store.targets import Shares, Target, Treatment, targets
@@ -161,7 +162,8 @@ def export_snapshot(
     # One transaction, so that the file is one moment of a database that goes on.
     cursor.execute("BEGIN")
     try:
-        rows = _ended(cursor, scope, limit)
+        # Where the user's code did something else, what the policy was worth is mixed with it.
+        rows = _ended(cursor, scope, limit, f"coalesce(experiment_treatment, '') <> '{LABEL}'")
         numbers = [row[0] for row in rows]
         learned = targets(cursor, numbers, treatment)
         with path.open("wb") as file:
@@ -219,6 +221,7 @@ def held_back(cursor: Cursor, scope: Scope, received_since_ns: int) -> int:
     rows = fetch(
         cursor,
         "SELECT count(*) FROM trajectories t WHERE state <> ? AND reward IS NOT NULL "
+        f"AND coalesce(experiment_treatment, '') <> '{LABEL}' "
         f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
         "AND no IN (SELECT trajectory_no FROM rewards WHERE received_ns >= ?) AND NOT EXISTS "
         "(SELECT 1 FROM rewards r WHERE r.trajectory_no = t.no AND NOT revoked "
@@ -238,11 +241,13 @@ def scopes_of(cursor: Cursor) -> list[Scope]:
     return [Scope(*row) for row in rows]
 
 
-def _ended(cursor: Cursor, scope: Scope, limit: int) -> list[tuple[Any, ...]]:
+def _ended(
+    cursor: Cursor, scope: Scope, limit: int, condition: str = "true"
+) -> list[tuple[Any, ...]]:
     rows = fetch(
         cursor,
-        f"SELECT {_HEAD} FROM trajectories WHERE state <> ? AND no IN "
-        f"(SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
+        f"SELECT {_HEAD} FROM trajectories WHERE state <> ? AND {condition} "
+        f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
         "ORDER BY no DESC LIMIT ?",
         [OPEN, *scope, limit],
     )

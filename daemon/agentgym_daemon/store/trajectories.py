@@ -16,6 +16,8 @@ from agentgym_daemon.store.numbers import among, possible
 from agentgym_daemon.store.rewards import StoredReward, rewards_of
 from agentgym_daemon.store.state import CLOSED, OPEN, SUMMARY_COLUMNS
 
+_EXPERIMENT = SUMMARY_COLUMNS.split(", ").index("experiment")
+
 MOST_LISTED = 1000
 DEFAULT_LISTED = 50
 
@@ -46,6 +48,8 @@ class Summary:
     output_tokens: int
     reward: float | None
     tools: tuple[str, ...]  # executed, in order of their start
+    experiment: str = ""  # that ran when it began
+    experiment_arm: str = ""  # empty: it had no part in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,5 +279,7 @@ def _summary(row: tuple[Any, ...], tools: tuple[str, ...]) -> Summary:
         closed_ns or 0,
         *row[13:21],
         tools,
+        row[_EXPERIMENT] or "",
+        row[_EXPERIMENT + 1] or "",
     )
     return Summary(*values)

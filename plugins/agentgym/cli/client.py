@@ -15,6 +15,7 @@ from agentgym.connection import credentials, open_channel, read_token, status_na
 from agentgym.errors import DaemonError
 from agentgym.proto.v1.admin_pb2_grpc import AdminServiceStub
 from agentgym.proto.v1.evaluation_pb2_grpc import EvaluationServiceStub
+from agentgym.proto.v1.experiment_pb2_grpc import ExperimentServiceStub
 from agentgym.proto.v1.policy_pb2_grpc import PolicyServiceStub
 from agentgym.proto.v1.registry_pb2_grpc import RegistryServiceStub
 from agentgym.proto.v1.reward_pb2_grpc import RewardServiceStub
@@ -39,6 +40,7 @@ class Client:
         self.policies = PolicyServiceStub(self._channel)
         self.registry = RegistryServiceStub(self._channel)
         self.evaluation = EvaluationServiceStub(self._channel)
+        self.experiments = ExperimentServiceStub(self._channel)
         self.rewards = RewardServiceStub(self._channel)
         self.trajectories = TrajectoryServiceStub(self._channel)
         self.watch = WatchServiceStub(self._channel)

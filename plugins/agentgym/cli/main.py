@@ -14,6 +14,7 @@ from agentgym.cli import rewards, verbs
 from agentgym.cli.client import Client
 from agentgym.cli.escaping import MAX_PROSE, clean
 from agentgym.cli.evaluation import add_evaluation
+from agentgym.cli.experiments import add_experiments
 from agentgym.cli.ladder import add_ladder
 from agentgym.cli.registry import add_registry
 from agentgym.cli.watch import add_watch
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_ladder(commands)
     add_evaluation(commands)
     add_watch(commands)
+    add_experiments(commands)
     rewards.add(commands)
     return parser
 

@@ -324,6 +324,8 @@ def _what(change: log_pb2.PolicyChange) -> str:
     kinds = log_pb2.PolicyChange.Kind
     known = change.kind in kinds.values()
     name = kinds.Name(change.kind).removeprefix("KIND_").lower() if known else str(change.kind)
+    if change.HasField("experiment"):
+        return f"{name} {change.experiment.name}"
     if change.alias:
         return f"{name} {change.alias}"
     if change.stage:

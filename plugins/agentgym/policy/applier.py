@@ -16,6 +16,7 @@ from agentgym.errors import SnapshotError, UntrustedError
 from agentgym.policy.arms import Exploration
 from agentgym.policy.encoder import cache
 from agentgym.policy.evaluate import CatalogueCache, ScorerCache
+from agentgym.policy.experiment import Experiment, experiment_of
 from agentgym.policy.features import GRAMS_ONLY, Featuriser, TextHasher
 from agentgym.policy.policy_set import PolicySet
 from agentgym.policy.snapshot import Snapshot, parse
@@ -106,6 +107,7 @@ class Applier:
             policies=self._snapshots(update, fetch),
             down=frozenset(update.down),
             scorers=texts.scorers,  # a heartbeat changes neither policies nor texts
+            experiment=self._experiment(update, fetch),
         )
         self._live.swap(policies, age_s=age_s)
 
@@ -152,6 +154,36 @@ class Applier:
                 if before is not None:
                     wanted[name] = before
         return wanted
+
+    def _experiment(self, update: policy_pb2.PolicyUpdate, fetch: Fetch) -> Experiment | None:
+        """The experiment, if the policies of all its arms can be had: else no arm is drawn here.
+
+        With one arm less the others would get its units.
+        """
+        if not update.HasField("experiment"):
+            return None
+        loaded = self._known()
+        versions: dict[str, tuple[str, Snapshot]] = {}
+        try:
+            for entry in update.arms:
+                known = loaded.get(entry.sha256)
+                if known is None or known.version != entry.version:
+                    known = parse(fetch.snapshot(entry), entry.sha256)
+                versions[entry.version] = entry.scope.agent_name, _as_announced(known, entry)
+            return experiment_of(update.experiment, versions)
+        except (SnapshotError, KeyError) as error:
+            self._live.refused += 1
+            logger.warning("AgentGym runs no experiment %s: %s", update.experiment.name, error)
+            return None
+
+    def _known(self) -> dict[str, Snapshot]:
+        """Snapshots in force that were verified before, by hash: live ones and those of arms."""
+        current = self._live.current
+        if current is None:
+            return {}
+        arms = current.experiment.arms if current.experiment else ()
+        found = [*current.policies.values(), *(s for arm in arms for s in arm.policies.values())]
+        return {snapshot.sha256: snapshot for snapshot in found}
 
 
 def _stage(number: int) -> Stage:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from agentgym.policy.arms import Exploration, decide, force_arms, show_arms
 from agentgym.policy.evaluate import Catalogue, CatalogueCache, ScorerCache
+from agentgym.policy.experiment import Experiment
 from agentgym.policy.features import Featuriser, TextVector
 from agentgym.policy.snapshot import Snapshot
 from agentgym.trajectory import ArmKind, Decision, PastCall, Stage, Tool
@@ -33,6 +34,8 @@ class PolicySet:
     down: frozenset[bytes] = frozenset()
     """Fingerprints of tools that fail at present."""
     scorers: ScorerCache = field(default_factory=ScorerCache)
+    experiment: Experiment | None = None
+    """What is compared at present."""
 
     def version(self, agent_name: str) -> str:
         """The version that serves an agent; '' if there is none."""

@@ -29,6 +29,7 @@ from agentgym.proto.v1 import (
     catalogue_pb2,
     common_pb2,
     decision_pb2,
+    experiment_pb2,
     policy_pb2,
     producer_pb2,
     registry_pb2,
@@ -39,6 +40,7 @@ from agentgym.proto.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from agentgym.proto.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_server
 from agentgym.proto.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from agentgym.proto.v1.decision_pb2_grpc import add_DecisionServiceServicer_to_server
+from agentgym.proto.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from agentgym.proto.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from agentgym.proto.v1.producer_pb2_grpc import add_ProducerServiceServicer_to_server
 from agentgym.proto.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
@@ -147,6 +149,7 @@ class FakeDaemon:
             add_ArtifactServiceServicer_to_server,
             add_CatalogueServiceServicer_to_server,
             add_DecisionServiceServicer_to_server,
+            add_ExperimentServiceServicer_to_server,
             add_PolicyServiceServicer_to_server,
             add_ProducerServiceServicer_to_server,
             add_RegistryServiceServicer_to_server,
@@ -498,10 +501,13 @@ class _Servicer:
             yield artifact_pb2.Chunk(data=data[start : start + _CHUNK_BYTES], total=len(data))
 
     def List(self, request: Any, context: Any) -> Any:
-        """Policies or trajectories."""
+        """Policies, experiments or trajectories."""
         if isinstance(request, policy_pb2.ListPoliciesRequest):
             default: Message = policy_pb2.ListPoliciesResponse()
             return self._unary("ListPolicies", request, context, default)
+        if isinstance(request, experiment_pb2.ListExperimentsRequest):
+            default = experiment_pb2.ListExperimentsResponse()
+            return self._unary("ListExperiments", request, context, default)
         default = trajectory_pb2.ListTrajectoriesResponse()
         return self._unary("ListTrajectories", request, context, default)
 

@@ -38,6 +38,7 @@ def told(turn: Turn) -> dict[str, Any]:
         "fallback": turn.fallback.name.lower(),
         "forced": turn.forced.name if turn.forced else "",
         "decided": turn.decision is not None,
+        "version": turn.policy_version,
     }
 
 
@@ -80,6 +81,37 @@ class Agent:
         while self.gym.status()["stage"] != stage:
             time.sleep(0.01)
         return stage
+
+    def compared(self, experiment: str) -> str:
+        """Waits until an experiment runs here, or with '' until none does."""
+        while self.gym.status()["experiment"] != experiment:
+            time.sleep(0.01)
+        return experiment
+
+    def arms(self, experiment: str, units: Sequence[str]) -> list[str]:
+        """The arm of each unit, as the host's code asks for it."""
+        return [self.gym.arm(experiment, unit=unit) for unit in units]
+
+    def forked_arms(self, experiment: str, units: Sequence[str]) -> list[str]:
+        """The same in a child, which has no channel and looks at files."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                while self.gym.status()["experiment"] != experiment:
+                    time.sleep(0.01)
+                with os.fdopen(writing, "w") as pipe:
+                    json.dump(self.arms(experiment, units), pipe)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            found = json.load(pipe)
+        os.waitpid(pid, 0)
+        return list(found)
+
+    def flush(self) -> bool:
+        """Waits until all that was recorded is the daemon's."""
+        return self.gym.flush(60.0)
 
     def until(self, killed: bool, threads: int) -> dict[str, Any]:
         """Runs in many threads until each has seen the kill, or its end; says when and in order.

@@ -24,35 +24,36 @@ _sym_db = _symbol_database.Default()
 
 from agentgym.proto.v1 import catalogue_pb2 as agentgym_dot_proto_dot_v1_dot_catalogue__pb2
 from agentgym.proto.v1 import common_pb2 as agentgym_dot_proto_dot_v1_dot_common__pb2
+from agentgym.proto.v1 import experiment_pb2 as agentgym_dot_proto_dot_v1_dot_experiment__pb2
 from agentgym.proto.v1 import policy_pb2 as agentgym_dot_proto_dot_v1_dot_policy__pb2
 from agentgym.proto.v1 import reward_pb2 as agentgym_dot_proto_dot_v1_dot_reward__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61gentgym/proto/v1/log.proto\x12\x0b\x61gentgym.v1\x1a!agentgym/proto/v1/catalogue.proto\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a\x1e\x61gentgym/proto/v1/policy.proto\x1a\x1e\x61gentgym/proto/v1/reward.proto\"\xb1\x04\n\tLogRecord\x12\x1a\n\x12received_unix_nano\x18\x01 \x01(\x06\x12\x13\n\x0bproducer_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x04 \x03(\x0c\x12!\n\x05\x61udit\x18\x05 \x01(\x0b\x32\x12.agentgym.v1.Audit\x12\x12\n\nno_rewards\x18\x06 \x01(\x08\x12\x15\n\x0botlp_traces\x18\n \x01(\x0cH\x00\x12\x13\n\tdecisions\x18\x0b \x01(\x0cH\x00\x12,\n\tcatalogue\x18\x0c \x01(\x0b\x32\x17.agentgym.v1.PutRequestH\x00\x12)\n\x06reward\x18\r \x01(\x0b\x32\x17.agentgym.v1.RewardFactH\x00\x12-\n\nrevocation\x18\x0e \x01(\x0b\x32\x17.agentgym.v1.RevocationH\x00\x12\'\n\x07\x63losure\x18\x0f \x01(\x0b\x32\x14.agentgym.v1.ClosureH\x00\x12,\n\x06policy\x18\x10 \x01(\x0b\x32\x1a.agentgym.v1.PolicyVersionH\x00\x12+\n\x06\x63hange\x18\x11 \x01(\x0b\x32\x19.agentgym.v1.PolicyChangeH\x00\x12,\n\x08training\x18\x12 \x01(\x0b\x32\x18.agentgym.v1.TrainingRunH\x00\x12+\n\tretention\x18\x13 \x01(\x0b\x32\x16.agentgym.v1.RetentionH\x00\x42\x06\n\x04\x66\x61\x63t\"D\n\nRewardFact\x12\x11\n\treward_id\x18\x01 \x01(\t\x12#\n\x06reward\x18\x02 \x01(\x0b\x32\x13.agentgym.v1.Reward\"/\n\nRevocation\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"0\n\x07\x43losure\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x04\n\x0cPolicyChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.agentgym.v1.PolicyChange.Kind\x12!\n\x05scope\x18\x02 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08previous\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12!\n\x05stage\x18\x07 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x14\n\x0c\x63\x61nary_share\x18\x08 \x01(\x01\x12\r\n\x05\x61lias\x18\t \x01(\t\x12\x14\n\x0creceipt_json\x18\n \x01(\t\"\x97\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_PROMOTE\x10\x01\x12\x11\n\rKIND_ROLLBACK\x10\x02\x12\x0c\n\x08KIND_PIN\x10\x03\x12\x0e\n\nKIND_UNPIN\x10\x04\x12\x13\n\x0fKIND_QUARANTINE\x10\x05\x12\x10\n\x0cKIND_RELEASE\x10\x06\x12\x0e\n\nKIND_STAGE\x10\x07\x12\r\n\tKIND_KILL\x10\x08\x12\x0f\n\x0bKIND_REVIVE\x10\t\x12\r\n\tKIND_NOTE\x10\n\x12\x0e\n\nKIND_ALIAS\x10\x0b\x12\x0e\n\nKIND_PRUNE\x10\x0c\x12\x0f\n\x0bKIND_IMPORT\x10\r\x12\x11\n\rKIND_SETTINGS\x10\x0e\x12\x0c\n\x08KIND_KEY\x10\x0f\"7\n\x05\x41udit\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08previous\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\x91\x01\n\x0bTrainingRun\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0ctrajectories\x18\x03 \x01(\x04\x12\x0f\n\x07verdict\x18\x04 \x01(\t\x12\x13\n\x0breport_json\x18\x05 \x01(\t\x12\x12\n\nduration_s\x18\x06 \x01(\x01\"\x8c\x02\n\tRetention\x12\x18\n\x10\x62\x65\x66ore_unix_nano\x18\x01 \x01(\x06\x12\x14\n\x0ctrajectories\x18\x02 \x01(\x04\x12\r\n\x05spans\x18\x03 \x01(\x04\x12\x11\n\tlog_bytes\x18\x04 \x01(\x04\x12,\n\x06totals\x18\x05 \x03(\x0b\x32\x1c.agentgym.v1.Retention.Total\x1a\x7f\n\x05Total\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12+\n\nassignment\x18\x02 \x01(\x0e\x32\x17.agentgym.v1.Assignment\x12\x16\n\x0epolicy_version\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x03(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61gentgym/proto/v1/log.proto\x12\x0b\x61gentgym.v1\x1a!agentgym/proto/v1/catalogue.proto\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a\"agentgym/proto/v1/experiment.proto\x1a\x1e\x61gentgym/proto/v1/policy.proto\x1a\x1e\x61gentgym/proto/v1/reward.proto\"\xb1\x04\n\tLogRecord\x12\x1a\n\x12received_unix_nano\x18\x01 \x01(\x06\x12\x13\n\x0bproducer_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x04 \x03(\x0c\x12!\n\x05\x61udit\x18\x05 \x01(\x0b\x32\x12.agentgym.v1.Audit\x12\x12\n\nno_rewards\x18\x06 \x01(\x08\x12\x15\n\x0botlp_traces\x18\n \x01(\x0cH\x00\x12\x13\n\tdecisions\x18\x0b \x01(\x0cH\x00\x12,\n\tcatalogue\x18\x0c \x01(\x0b\x32\x17.agentgym.v1.PutRequestH\x00\x12)\n\x06reward\x18\r \x01(\x0b\x32\x17.agentgym.v1.RewardFactH\x00\x12-\n\nrevocation\x18\x0e \x01(\x0b\x32\x17.agentgym.v1.RevocationH\x00\x12\'\n\x07\x63losure\x18\x0f \x01(\x0b\x32\x14.agentgym.v1.ClosureH\x00\x12,\n\x06policy\x18\x10 \x01(\x0b\x32\x1a.agentgym.v1.PolicyVersionH\x00\x12+\n\x06\x63hange\x18\x11 \x01(\x0b\x32\x19.agentgym.v1.PolicyChangeH\x00\x12,\n\x08training\x18\x12 \x01(\x0b\x32\x18.agentgym.v1.TrainingRunH\x00\x12+\n\tretention\x18\x13 \x01(\x0b\x32\x16.agentgym.v1.RetentionH\x00\x42\x06\n\x04\x66\x61\x63t\"D\n\nRewardFact\x12\x11\n\treward_id\x18\x01 \x01(\t\x12#\n\x06reward\x18\x02 \x01(\x0b\x32\x13.agentgym.v1.Reward\"/\n\nRevocation\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"0\n\x07\x43losure\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xfb\x04\n\x0cPolicyChange\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.agentgym.v1.PolicyChange.Kind\x12!\n\x05scope\x18\x02 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08previous\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12!\n\x05stage\x18\x07 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x14\n\x0c\x63\x61nary_share\x18\x08 \x01(\x01\x12\r\n\x05\x61lias\x18\t \x01(\t\x12\x14\n\x0creceipt_json\x18\n \x01(\t\x12+\n\nexperiment\x18\x14 \x01(\x0b\x32\x17.agentgym.v1.Experiment\"\xcc\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_PROMOTE\x10\x01\x12\x11\n\rKIND_ROLLBACK\x10\x02\x12\x0c\n\x08KIND_PIN\x10\x03\x12\x0e\n\nKIND_UNPIN\x10\x04\x12\x13\n\x0fKIND_QUARANTINE\x10\x05\x12\x10\n\x0cKIND_RELEASE\x10\x06\x12\x0e\n\nKIND_STAGE\x10\x07\x12\r\n\tKIND_KILL\x10\x08\x12\x0f\n\x0bKIND_REVIVE\x10\t\x12\r\n\tKIND_NOTE\x10\n\x12\x0e\n\nKIND_ALIAS\x10\x0b\x12\x0e\n\nKIND_PRUNE\x10\x0c\x12\x0f\n\x0bKIND_IMPORT\x10\r\x12\x11\n\rKIND_SETTINGS\x10\x0e\x12\x0c\n\x08KIND_KEY\x10\x0f\x12\x19\n\x15KIND_EXPERIMENT_START\x10\x14\x12\x18\n\x14KIND_EXPERIMENT_STOP\x10\x15\"7\n\x05\x41udit\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08previous\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\x91\x01\n\x0bTrainingRun\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0ctrajectories\x18\x03 \x01(\x04\x12\x0f\n\x07verdict\x18\x04 \x01(\t\x12\x13\n\x0breport_json\x18\x05 \x01(\t\x12\x12\n\nduration_s\x18\x06 \x01(\x01\"\x8c\x02\n\tRetention\x12\x18\n\x10\x62\x65\x66ore_unix_nano\x18\x01 \x01(\x06\x12\x14\n\x0ctrajectories\x18\x02 \x01(\x04\x12\r\n\x05spans\x18\x03 \x01(\x04\x12\x11\n\tlog_bytes\x18\x04 \x01(\x04\x12,\n\x06totals\x18\x05 \x03(\x0b\x32\x1c.agentgym.v1.Retention.Total\x1a\x7f\n\x05Total\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12+\n\nassignment\x18\x02 \x01(\x0e\x32\x17.agentgym.v1.Assignment\x12\x16\n\x0epolicy_version\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x03(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentgym.proto.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGRECORD']._serialized_start=176
-  _globals['_LOGRECORD']._serialized_end=737
-  _globals['_REWARDFACT']._serialized_start=739
-  _globals['_REWARDFACT']._serialized_end=807
-  _globals['_REVOCATION']._serialized_start=809
-  _globals['_REVOCATION']._serialized_end=856
-  _globals['_CLOSURE']._serialized_start=858
-  _globals['_CLOSURE']._serialized_end=906
-  _globals['_POLICYCHANGE']._serialized_start=909
-  _globals['_POLICYCHANGE']._serialized_end=1446
-  _globals['_POLICYCHANGE_KIND']._serialized_start=1167
-  _globals['_POLICYCHANGE_KIND']._serialized_end=1446
-  _globals['_AUDIT']._serialized_start=1448
-  _globals['_AUDIT']._serialized_end=1503
-  _globals['_TRAININGRUN']._serialized_start=1506
-  _globals['_TRAININGRUN']._serialized_end=1651
-  _globals['_RETENTION']._serialized_start=1654
-  _globals['_RETENTION']._serialized_end=1922
-  _globals['_RETENTION_TOTAL']._serialized_start=1795
-  _globals['_RETENTION_TOTAL']._serialized_end=1922
+  _globals['_LOGRECORD']._serialized_start=212
+  _globals['_LOGRECORD']._serialized_end=773
+  _globals['_REWARDFACT']._serialized_start=775
+  _globals['_REWARDFACT']._serialized_end=843
+  _globals['_REVOCATION']._serialized_start=845
+  _globals['_REVOCATION']._serialized_end=892
+  _globals['_CLOSURE']._serialized_start=894
+  _globals['_CLOSURE']._serialized_end=942
+  _globals['_POLICYCHANGE']._serialized_start=945
+  _globals['_POLICYCHANGE']._serialized_end=1580
+  _globals['_POLICYCHANGE_KIND']._serialized_start=1248
+  _globals['_POLICYCHANGE_KIND']._serialized_end=1580
+  _globals['_AUDIT']._serialized_start=1582
+  _globals['_AUDIT']._serialized_end=1637
+  _globals['_TRAININGRUN']._serialized_start=1640
+  _globals['_TRAININGRUN']._serialized_end=1785
+  _globals['_RETENTION']._serialized_start=1788
+  _globals['_RETENTION']._serialized_end=2056
+  _globals['_RETENTION_TOTAL']._serialized_start=1929
+  _globals['_RETENTION_TOTAL']._serialized_end=2056
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 from agentgym.proto.v1 import catalogue_pb2 as _catalogue_pb2
 from agentgym.proto.v1 import common_pb2 as _common_pb2
+from agentgym.proto.v1 import experiment_pb2 as _experiment_pb2
 from agentgym.proto.v1 import policy_pb2 as _policy_pb2
 from agentgym.proto.v1 import reward_pb2 as _reward_pb2
 from google.protobuf.internal import containers as _containers
@@ -71,7 +72,7 @@ class Closure(_message.Message):
     def __init__(self, trajectory_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyChange(_message.Message):
-    __slots__ = ("kind", "scope", "version", "previous", "actor", "reason", "stage", "canary_share", "alias", "receipt_json")
+    __slots__ = ("kind", "scope", "version", "previous", "actor", "reason", "stage", "canary_share", "alias", "receipt_json", "experiment")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[PolicyChange.Kind]
@@ -90,6 +91,8 @@ class PolicyChange(_message.Message):
         KIND_IMPORT: _ClassVar[PolicyChange.Kind]
         KIND_SETTINGS: _ClassVar[PolicyChange.Kind]
         KIND_KEY: _ClassVar[PolicyChange.Kind]
+        KIND_EXPERIMENT_START: _ClassVar[PolicyChange.Kind]
+        KIND_EXPERIMENT_STOP: _ClassVar[PolicyChange.Kind]
     KIND_UNSPECIFIED: PolicyChange.Kind
     KIND_PROMOTE: PolicyChange.Kind
     KIND_ROLLBACK: PolicyChange.Kind
@@ -106,6 +109,8 @@ class PolicyChange(_message.Message):
     KIND_IMPORT: PolicyChange.Kind
     KIND_SETTINGS: PolicyChange.Kind
     KIND_KEY: PolicyChange.Kind
+    KIND_EXPERIMENT_START: PolicyChange.Kind
+    KIND_EXPERIMENT_STOP: PolicyChange.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +121,7 @@ class PolicyChange(_message.Message):
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_JSON_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     kind: PolicyChange.Kind
     scope: _common_pb2.Scope
     version: str
@@ -126,7 +132,8 @@ class PolicyChange(_message.Message):
     canary_share: float
     alias: str
     receipt_json: str
-    def __init__(self, kind: _Optional[_Union[PolicyChange.Kind, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., canary_share: _Optional[float] = ..., alias: _Optional[str] = ..., receipt_json: _Optional[str] = ...) -> None: ...
+    experiment: _experiment_pb2.Experiment
+    def __init__(self, kind: _Optional[_Union[PolicyChange.Kind, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, _Mapping]] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., canary_share: _Optional[float] = ..., alias: _Optional[str] = ..., receipt_json: _Optional[str] = ..., experiment: _Optional[_Union[_experiment_pb2.Experiment, _Mapping]] = ...) -> None: ...
 
 class Audit(_message.Message):
     __slots__ = ("number", "previous", "hash")

@@ -23,51 +23,52 @@ _sym_db = _symbol_database.Default()
 
 
 from agentgym.proto.v1 import common_pb2 as agentgym_dot_proto_dot_v1_dot_common__pb2
+from agentgym.proto.v1 import experiment_pb2 as agentgym_dot_proto_dot_v1_dot_experiment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/policy.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\"~\n\x10SubscribeRequest\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\r\x12\x16\n\x0eplugin_version\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x13\n\x0bproducer_id\x18\x04 \x01(\x0c\x12\x0e\n\x06signed\x18\x06 \x01(\x08J\x04\x08\x05\x10\x06\"\xc9\x01\n\x08Steering\x12\x15\n\rcontrol_share\x18\x01 \x01(\x01\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05\x66loor\x18\x03 \x01(\x01\x12\x13\n\x0b\x64\x65\x66\x65r_floor\x18\x04 \x01(\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x15\n\rstale_after_s\x18\x06 \x01(\x04\x12\x0e\n\x06killed\x18\x07 \x01(\x08\x12!\n\x05stage\x18\x08 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x14\n\x0c\x63\x61nary_share\x18\t \x01(\x01\"M\n\rFeatureSchema\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x65ncoder_size\x18\x03 \x01(\x04\"A\n\x0cSignedUpdate\x12\x0e\n\x06update\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xb8\x02\n\x0cPolicyUpdate\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x03 \x01(\x0c\x12\'\n\x08steering\x18\x04 \x01(\x0b\x32\x15.agentgym.v1.Steering\x12(\n\x04live\x18\x05 \x03(\x0b\x32\x1a.agentgym.v1.PolicyVersion\x12,\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x1a.agentgym.v1.FeatureSchema\x12\x0c\n\x04\x64own\x18\x07 \x03(\x0c\x12\r\n\x05\x61gent\x18\x08 \x01(\t\x12\x0e\n\x06serial\x18\t \x01(\x04\x12\x18\n\x10issued_unix_nano\x18\n \x01(\x06\x12\x19\n\x11\x65xpires_unix_nano\x18\x0b \x01(\x06\"\xf8\x01\n\rPolicyVersion\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x19\n\x11\x63reated_unix_nano\x18\x08 \x01(\x06\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x14\n\x0creceipt_json\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12\x0c\n\x04note\x18\x0c \x01(\t\"#\n\x10GetPolicyRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"$\n\x13ListPoliciesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"D\n\x14ListPoliciesResponse\x12,\n\x08policies\x18\x01 \x03(\x0b\x32\x1a.agentgym.v1.PolicyVersion\"1\n\x0ePromoteRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"D\n\x0fRollbackRequest\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0e\n\x06reason\x18\x02 \x01(\t\"_\n\nPinRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12!\n\x05scope\x18\x02 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\r\n\x05unpin\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"3\n\x0e\x43hangeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\"\x87\x01\n\x0fSetStageRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12!\n\x05stage\x18\x02 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x14\n\x0c\x63\x61nary_share\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06unseen\x18\x06 \x01(\x08\"\"\n\x11ListStagesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"Q\n\x12ListStagesResponse\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.agentgym.v1.AgentStage\x12\x12\n\nall_killed\x18\x02 \x01(\x08\"<\n\x0bKillRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0e\n\x06revive\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x90\x01\n\rStageResponse\x12$\n\x03now\x18\x01 \x01(\x0b\x32\x17.agentgym.v1.AgentStage\x12\'\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x17.agentgym.v1.AgentStage\x12\x0c\n\x04seen\x18\x03 \x01(\x08\x12\x0e\n\x06killed\x18\x04 \x03(\t\x12\x12\n\nall_killed\x18\x05 \x01(\x08\x32\x83\x05\n\rPolicyService\x12G\n\tSubscribe\x12\x1d.agentgym.v1.SubscribeRequest\x1a\x19.agentgym.v1.SignedUpdate0\x01\x12@\n\x03Get\x12\x1d.agentgym.v1.GetPolicyRequest\x1a\x1a.agentgym.v1.PolicyVersion\x12K\n\x04List\x12 .agentgym.v1.ListPoliciesRequest\x1a!.agentgym.v1.ListPoliciesResponse\x12\x43\n\x07Promote\x12\x1b.agentgym.v1.PromoteRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12\x45\n\x08Rollback\x12\x1c.agentgym.v1.RollbackRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12;\n\x03Pin\x12\x17.agentgym.v1.PinRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12\x44\n\x08SetStage\x12\x1c.agentgym.v1.SetStageRequest\x1a\x1a.agentgym.v1.StageResponse\x12M\n\nListStages\x12\x1e.agentgym.v1.ListStagesRequest\x1a\x1f.agentgym.v1.ListStagesResponse\x12<\n\x04Kill\x12\x18.agentgym.v1.KillRequest\x1a\x1a.agentgym.v1.StageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61gentgym/proto/v1/policy.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a\"agentgym/proto/v1/experiment.proto\"~\n\x10SubscribeRequest\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\r\x12\x16\n\x0eplugin_version\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x13\n\x0bproducer_id\x18\x04 \x01(\x0c\x12\x0e\n\x06signed\x18\x06 \x01(\x08J\x04\x08\x05\x10\x06\"\xc9\x01\n\x08Steering\x12\x15\n\rcontrol_share\x18\x01 \x01(\x01\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05\x66loor\x18\x03 \x01(\x01\x12\x13\n\x0b\x64\x65\x66\x65r_floor\x18\x04 \x01(\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x15\n\rstale_after_s\x18\x06 \x01(\x04\x12\x0e\n\x06killed\x18\x07 \x01(\x08\x12!\n\x05stage\x18\x08 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x14\n\x0c\x63\x61nary_share\x18\t \x01(\x01\"M\n\rFeatureSchema\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x65ncoder_size\x18\x03 \x01(\x04\"A\n\x0cSignedUpdate\x12\x0e\n\x06update\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x8f\x03\n\x0cPolicyUpdate\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x03 \x01(\x0c\x12\'\n\x08steering\x18\x04 \x01(\x0b\x32\x15.agentgym.v1.Steering\x12(\n\x04live\x18\x05 \x03(\x0b\x32\x1a.agentgym.v1.PolicyVersion\x12,\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x1a.agentgym.v1.FeatureSchema\x12\x0c\n\x04\x64own\x18\x07 \x03(\x0c\x12\r\n\x05\x61gent\x18\x08 \x01(\t\x12\x0e\n\x06serial\x18\t \x01(\x04\x12\x18\n\x10issued_unix_nano\x18\n \x01(\x06\x12\x19\n\x11\x65xpires_unix_nano\x18\x0b \x01(\x06\x12+\n\nexperiment\x18\x14 \x01(\x0b\x32\x17.agentgym.v1.Experiment\x12(\n\x04\x61rms\x18\x15 \x03(\x0b\x32\x1a.agentgym.v1.PolicyVersion\"\xf8\x01\n\rPolicyVersion\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x19\n\x11\x63reated_unix_nano\x18\x08 \x01(\x06\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x14\n\x0creceipt_json\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12\x0c\n\x04note\x18\x0c \x01(\t\"#\n\x10GetPolicyRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"$\n\x13ListPoliciesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"D\n\x14ListPoliciesResponse\x12,\n\x08policies\x18\x01 \x03(\x0b\x32\x1a.agentgym.v1.PolicyVersion\"1\n\x0ePromoteRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"D\n\x0fRollbackRequest\x12!\n\x05scope\x18\x01 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\x0e\n\x06reason\x18\x02 \x01(\t\"_\n\nPinRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12!\n\x05scope\x18\x02 \x01(\x0b\x32\x12.agentgym.v1.Scope\x12\r\n\x05unpin\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"3\n\x0e\x43hangeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\"\x87\x01\n\x0fSetStageRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12!\n\x05stage\x18\x02 \x01(\x0e\x32\x12.agentgym.v1.Stage\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x14\n\x0c\x63\x61nary_share\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06unseen\x18\x06 \x01(\x08\"\"\n\x11ListStagesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"Q\n\x12ListStagesResponse\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.agentgym.v1.AgentStage\x12\x12\n\nall_killed\x18\x02 \x01(\x08\"<\n\x0bKillRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0e\n\x06revive\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x90\x01\n\rStageResponse\x12$\n\x03now\x18\x01 \x01(\x0b\x32\x17.agentgym.v1.AgentStage\x12\'\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x17.agentgym.v1.AgentStage\x12\x0c\n\x04seen\x18\x03 \x01(\x08\x12\x0e\n\x06killed\x18\x04 \x03(\t\x12\x12\n\nall_killed\x18\x05 \x01(\x08\x32\x83\x05\n\rPolicyService\x12G\n\tSubscribe\x12\x1d.agentgym.v1.SubscribeRequest\x1a\x19.agentgym.v1.SignedUpdate0\x01\x12@\n\x03Get\x12\x1d.agentgym.v1.GetPolicyRequest\x1a\x1a.agentgym.v1.PolicyVersion\x12K\n\x04List\x12 .agentgym.v1.ListPoliciesRequest\x1a!.agentgym.v1.ListPoliciesResponse\x12\x43\n\x07Promote\x12\x1b.agentgym.v1.PromoteRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12\x45\n\x08Rollback\x12\x1c.agentgym.v1.RollbackRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12;\n\x03Pin\x12\x17.agentgym.v1.PinRequest\x1a\x1b.agentgym.v1.ChangeResponse\x12\x44\n\x08SetStage\x12\x1c.agentgym.v1.SetStageRequest\x1a\x1a.agentgym.v1.StageResponse\x12M\n\nListStages\x12\x1e.agentgym.v1.ListStagesRequest\x1a\x1f.agentgym.v1.ListStagesResponse\x12<\n\x04Kill\x12\x18.agentgym.v1.KillRequest\x1a\x1a.agentgym.v1.StageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentgym.proto.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=79
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=205
-  _globals['_STEERING']._serialized_start=208
-  _globals['_STEERING']._serialized_end=409
-  _globals['_FEATURESCHEMA']._serialized_start=411
-  _globals['_FEATURESCHEMA']._serialized_end=488
-  _globals['_SIGNEDUPDATE']._serialized_start=490
-  _globals['_SIGNEDUPDATE']._serialized_end=555
-  _globals['_POLICYUPDATE']._serialized_start=558
-  _globals['_POLICYUPDATE']._serialized_end=870
-  _globals['_POLICYVERSION']._serialized_start=873
-  _globals['_POLICYVERSION']._serialized_end=1121
-  _globals['_GETPOLICYREQUEST']._serialized_start=1123
-  _globals['_GETPOLICYREQUEST']._serialized_end=1158
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=1160
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=1196
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1198
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1266
-  _globals['_PROMOTEREQUEST']._serialized_start=1268
-  _globals['_PROMOTEREQUEST']._serialized_end=1317
-  _globals['_ROLLBACKREQUEST']._serialized_start=1319
-  _globals['_ROLLBACKREQUEST']._serialized_end=1387
-  _globals['_PINREQUEST']._serialized_start=1389
-  _globals['_PINREQUEST']._serialized_end=1484
-  _globals['_CHANGERESPONSE']._serialized_start=1486
-  _globals['_CHANGERESPONSE']._serialized_end=1537
-  _globals['_SETSTAGEREQUEST']._serialized_start=1540
-  _globals['_SETSTAGEREQUEST']._serialized_end=1675
-  _globals['_LISTSTAGESREQUEST']._serialized_start=1677
-  _globals['_LISTSTAGESREQUEST']._serialized_end=1711
-  _globals['_LISTSTAGESRESPONSE']._serialized_start=1713
-  _globals['_LISTSTAGESRESPONSE']._serialized_end=1794
-  _globals['_KILLREQUEST']._serialized_start=1796
-  _globals['_KILLREQUEST']._serialized_end=1856
-  _globals['_STAGERESPONSE']._serialized_start=1859
-  _globals['_STAGERESPONSE']._serialized_end=2003
-  _globals['_POLICYSERVICE']._serialized_start=2006
-  _globals['_POLICYSERVICE']._serialized_end=2649
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=115
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=241
+  _globals['_STEERING']._serialized_start=244
+  _globals['_STEERING']._serialized_end=445
+  _globals['_FEATURESCHEMA']._serialized_start=447
+  _globals['_FEATURESCHEMA']._serialized_end=524
+  _globals['_SIGNEDUPDATE']._serialized_start=526
+  _globals['_SIGNEDUPDATE']._serialized_end=591
+  _globals['_POLICYUPDATE']._serialized_start=594
+  _globals['_POLICYUPDATE']._serialized_end=993
+  _globals['_POLICYVERSION']._serialized_start=996
+  _globals['_POLICYVERSION']._serialized_end=1244
+  _globals['_GETPOLICYREQUEST']._serialized_start=1246
+  _globals['_GETPOLICYREQUEST']._serialized_end=1281
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=1283
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1319
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1321
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1389
+  _globals['_PROMOTEREQUEST']._serialized_start=1391
+  _globals['_PROMOTEREQUEST']._serialized_end=1440
+  _globals['_ROLLBACKREQUEST']._serialized_start=1442
+  _globals['_ROLLBACKREQUEST']._serialized_end=1510
+  _globals['_PINREQUEST']._serialized_start=1512
+  _globals['_PINREQUEST']._serialized_end=1607
+  _globals['_CHANGERESPONSE']._serialized_start=1609
+  _globals['_CHANGERESPONSE']._serialized_end=1660
+  _globals['_SETSTAGEREQUEST']._serialized_start=1663
+  _globals['_SETSTAGEREQUEST']._serialized_end=1798
+  _globals['_LISTSTAGESREQUEST']._serialized_start=1800
+  _globals['_LISTSTAGESREQUEST']._serialized_end=1834
+  _globals['_LISTSTAGESRESPONSE']._serialized_start=1836
+  _globals['_LISTSTAGESRESPONSE']._serialized_end=1917
+  _globals['_KILLREQUEST']._serialized_start=1919
+  _globals['_KILLREQUEST']._serialized_end=1979
+  _globals['_STAGERESPONSE']._serialized_start=1982
+  _globals['_STAGERESPONSE']._serialized_end=2126
+  _globals['_POLICYSERVICE']._serialized_start=2129
+  _globals['_POLICYSERVICE']._serialized_end=2772
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from agentgym.proto.v1 import common_pb2 as _common_pb2
+from agentgym.proto.v1 import experiment_pb2 as _experiment_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -63,7 +64,7 @@ class SignedUpdate(_message.Message):
     def __init__(self, update: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class PolicyUpdate(_message.Message):
-    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live", "features", "down", "agent", "serial", "issued_unix_nano", "expires_unix_nano")
+    __slots__ = ("contract_version", "daemon_version", "feature_key", "steering", "live", "features", "down", "agent", "serial", "issued_unix_nano", "expires_unix_nano", "experiment", "arms")
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURE_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +76,8 @@ class PolicyUpdate(_message.Message):
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     ISSUED_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
     contract_version: int
     daemon_version: str
     feature_key: bytes
@@ -86,7 +89,9 @@ class PolicyUpdate(_message.Message):
     serial: int
     issued_unix_nano: int
     expires_unix_nano: int
-    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ..., features: _Optional[_Union[FeatureSchema, _Mapping]] = ..., down: _Optional[_Iterable[bytes]] = ..., agent: _Optional[str] = ..., serial: _Optional[int] = ..., issued_unix_nano: _Optional[int] = ..., expires_unix_nano: _Optional[int] = ...) -> None: ...
+    experiment: _experiment_pb2.Experiment
+    arms: _containers.RepeatedCompositeFieldContainer[PolicyVersion]
+    def __init__(self, contract_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., feature_key: _Optional[bytes] = ..., steering: _Optional[_Union[Steering, _Mapping]] = ..., live: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ..., features: _Optional[_Union[FeatureSchema, _Mapping]] = ..., down: _Optional[_Iterable[bytes]] = ..., agent: _Optional[str] = ..., serial: _Optional[int] = ..., issued_unix_nano: _Optional[int] = ..., expires_unix_nano: _Optional[int] = ..., experiment: _Optional[_Union[_experiment_pb2.Experiment, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[PolicyVersion, _Mapping]]] = ...) -> None: ...
 
 class PolicyVersion(_message.Message):
     __slots__ = ("scope", "version", "parent", "sha256", "size", "manifest_json", "status", "created_unix_nano", "pinned", "receipt_json", "aliases", "note")

@@ -26,7 +26,7 @@ from agentgym.proto.v1 import common_pb2 as agentgym_dot_proto_dot_v1_dot_common
 from agentgym.proto.v1 import decision_pb2 as agentgym_dot_proto_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentgym/proto/v1/trajectory.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a agentgym/proto/v1/decision.proto\"\xa5\x03\n\x11TrajectorySummary\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x11\n\tframework\x18\x04 \x01(\t\x12\x17\n\x0fstart_unix_nano\x18\x05 \x01(\x06\x12\x15\n\rend_unix_nano\x18\x06 \x01(\x06\x12\r\n\x05state\x18\x07 \x01(\t\x12\x1f\n\x04mode\x18\x08 \x01(\x0e\x32\x11.agentgym.v1.Mode\x12+\n\nassignment\x18\t \x01(\x0e\x32\x17.agentgym.v1.Assignment\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\r\n\x05spans\x18\x0b \x01(\r\x12\x11\n\tdecisions\x18\x0c \x01(\r\x12\x12\n\ntool_calls\x18\r \x01(\r\x12\x13\n\x0btool_errors\x18\x0e \x01(\r\x12\x14\n\x0cinput_tokens\x18\x0f \x01(\x04\x12\x15\n\routput_tokens\x18\x10 \x01(\x04\x12\x13\n\x06reward\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tools\x18\x12 \x03(\tB\t\n\x07_reward\"\x97\x02\n\nStoredSpan\x12\x0f\n\x07span_id\x18\x01 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\toperation\x18\x04 \x01(\t\x12\x17\n\x0fstart_unix_nano\x18\x05 \x01(\x06\x12\x15\n\rend_unix_nano\x18\x06 \x01(\x06\x12\x0c\n\x04tool\x18\x07 \x01(\t\x12\x12\n\nagent_name\x18\x08 \x01(\t\x12\x12\n\nerror_type\x18\t \x01(\t\x12\x14\n\x0cinput_tokens\x18\n \x01(\x04\x12\x15\n\routput_tokens\x18\x0b \x01(\x04\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x0c \x01(\x0c\x12\x17\n\x0f\x61ttributes_json\x18\r \x01(\t\"\x87\x01\n\x0cStoredReward\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x05 \x01(\x06\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x90\x02\n\nTrajectory\x12/\n\x07summary\x18\x01 \x01(\x0b\x32\x1e.agentgym.v1.TrajectorySummary\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.agentgym.v1.StoredSpan\x12.\n\tdecisions\x18\x03 \x03(\x0b\x32\x1b.agentgym.v1.DecisionRecord\x12*\n\x07rewards\x18\x04 \x03(\x0b\x32\x19.agentgym.v1.StoredReward\x12 \n\x05tools\x18\x05 \x03(\x0b\x32\x11.agentgym.v1.Tool\x12+\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x19.agentgym.v1.TaskFeatures\"-\n\x14GetTrajectoryRequest\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\"m\n\x17ListTrajectoriesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x18\n\x10\x62\x65\x66ore_unix_nano\x18\x05 \x01(\x06\"P\n\x18ListTrajectoriesResponse\x12\x34\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1e.agentgym.v1.TrajectorySummary\"\x1c\n\x0bTailRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\x1c\n\x0e\x45xplainRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\"\xb1\x01\n\x0c\x45xplainedArm\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\r\n\x05taken\x18\x04 \x01(\x08\x12\x33\n\x05parts\x18\x05 \x03(\x0b\x32$.agentgym.v1.ExplainedArm.PartsEntry\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc3\x01\n\x0b\x45xplanation\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1b.agentgym.v1.DecisionRecord\x12\'\n\x04\x61rms\x18\x02 \x03(\x0b\x32\x19.agentgym.v1.ExplainedArm\x12\x0f\n\x07offered\x18\x03 \x03(\t\x12\x10\n\x08\x65xecuted\x18\x04 \x03(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x18\n\x10recomputed_error\x18\x06 \x01(\x01\x12\x0e\n\x06masked\x18\x07 \x03(\t\"\xd4\x01\n\nRunOutcome\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x14\n\x07outcome\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0ftraining_reward\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\r\n\x05\x63\x61lls\x18\t \x01(\rB\n\n\x08_outcomeB\x12\n\x10_training_reward\"k\n\x0f\x45xplainResponse\x12.\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x18.agentgym.v1.Explanation\x12(\n\x07outcome\x18\x02 \x01(\x0b\x32\x17.agentgym.v1.RunOutcome2\xb5\x02\n\x11TrajectoryService\x12\x41\n\x03Get\x12!.agentgym.v1.GetTrajectoryRequest\x1a\x17.agentgym.v1.Trajectory\x12S\n\x04List\x12$.agentgym.v1.ListTrajectoriesRequest\x1a%.agentgym.v1.ListTrajectoriesResponse\x12\x42\n\x04Tail\x12\x18.agentgym.v1.TailRequest\x1a\x1e.agentgym.v1.TrajectorySummary0\x01\x12\x44\n\x07\x45xplain\x12\x1b.agentgym.v1.ExplainRequest\x1a\x1c.agentgym.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentgym/proto/v1/trajectory.proto\x12\x0b\x61gentgym.v1\x1a\x1e\x61gentgym/proto/v1/common.proto\x1a agentgym/proto/v1/decision.proto\"\xd1\x03\n\x11TrajectorySummary\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x11\n\tframework\x18\x04 \x01(\t\x12\x17\n\x0fstart_unix_nano\x18\x05 \x01(\x06\x12\x15\n\rend_unix_nano\x18\x06 \x01(\x06\x12\r\n\x05state\x18\x07 \x01(\t\x12\x1f\n\x04mode\x18\x08 \x01(\x0e\x32\x11.agentgym.v1.Mode\x12+\n\nassignment\x18\t \x01(\x0e\x32\x17.agentgym.v1.Assignment\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\r\n\x05spans\x18\x0b \x01(\r\x12\x11\n\tdecisions\x18\x0c \x01(\r\x12\x12\n\ntool_calls\x18\r \x01(\r\x12\x13\n\x0btool_errors\x18\x0e \x01(\r\x12\x14\n\x0cinput_tokens\x18\x0f \x01(\x04\x12\x15\n\routput_tokens\x18\x10 \x01(\x04\x12\x13\n\x06reward\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tools\x18\x12 \x03(\t\x12\x12\n\nexperiment\x18\x14 \x01(\t\x12\x16\n\x0e\x65xperiment_arm\x18\x15 \x01(\tB\t\n\x07_reward\"\x97\x02\n\nStoredSpan\x12\x0f\n\x07span_id\x18\x01 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\toperation\x18\x04 \x01(\t\x12\x17\n\x0fstart_unix_nano\x18\x05 \x01(\x06\x12\x15\n\rend_unix_nano\x18\x06 \x01(\x06\x12\x0c\n\x04tool\x18\x07 \x01(\t\x12\x12\n\nagent_name\x18\x08 \x01(\t\x12\x12\n\nerror_type\x18\t \x01(\t\x12\x14\n\x0cinput_tokens\x18\n \x01(\x04\x12\x15\n\routput_tokens\x18\x0b \x01(\x04\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x0c \x01(\x0c\x12\x17\n\x0f\x61ttributes_json\x18\r \x01(\t\"\x87\x01\n\x0cStoredReward\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x05 \x01(\x06\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x90\x02\n\nTrajectory\x12/\n\x07summary\x18\x01 \x01(\x0b\x32\x1e.agentgym.v1.TrajectorySummary\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.agentgym.v1.StoredSpan\x12.\n\tdecisions\x18\x03 \x03(\x0b\x32\x1b.agentgym.v1.DecisionRecord\x12*\n\x07rewards\x18\x04 \x03(\x0b\x32\x19.agentgym.v1.StoredReward\x12 \n\x05tools\x18\x05 \x03(\x0b\x32\x11.agentgym.v1.Tool\x12+\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x19.agentgym.v1.TaskFeatures\"-\n\x14GetTrajectoryRequest\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\"m\n\x17ListTrajectoriesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x18\n\x10\x62\x65\x66ore_unix_nano\x18\x05 \x01(\x06\"P\n\x18ListTrajectoriesResponse\x12\x34\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1e.agentgym.v1.TrajectorySummary\"\x1c\n\x0bTailRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\x1c\n\x0e\x45xplainRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\"\xb1\x01\n\x0c\x45xplainedArm\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\r\n\x05taken\x18\x04 \x01(\x08\x12\x33\n\x05parts\x18\x05 \x03(\x0b\x32$.agentgym.v1.ExplainedArm.PartsEntry\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc3\x01\n\x0b\x45xplanation\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1b.agentgym.v1.DecisionRecord\x12\'\n\x04\x61rms\x18\x02 \x03(\x0b\x32\x19.agentgym.v1.ExplainedArm\x12\x0f\n\x07offered\x18\x03 \x03(\t\x12\x10\n\x08\x65xecuted\x18\x04 \x03(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x18\n\x10recomputed_error\x18\x06 \x01(\x01\x12\x0e\n\x06masked\x18\x07 \x03(\t\"\xd4\x01\n\nRunOutcome\x12\x15\n\rtrajectory_id\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x14\n\x07outcome\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0ftraining_reward\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\r\n\x05\x63\x61lls\x18\t \x01(\rB\n\n\x08_outcomeB\x12\n\x10_training_reward\"k\n\x0f\x45xplainResponse\x12.\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x18.agentgym.v1.Explanation\x12(\n\x07outcome\x18\x02 \x01(\x0b\x32\x17.agentgym.v1.RunOutcome2\xb5\x02\n\x11TrajectoryService\x12\x41\n\x03Get\x12!.agentgym.v1.GetTrajectoryRequest\x1a\x17.agentgym.v1.Trajectory\x12S\n\x04List\x12$.agentgym.v1.ListTrajectoriesRequest\x1a%.agentgym.v1.ListTrajectoriesResponse\x12\x42\n\x04Tail\x12\x18.agentgym.v1.TailRequest\x1a\x1e.agentgym.v1.TrajectorySummary0\x01\x12\x44\n\x07\x45xplain\x12\x1b.agentgym.v1.ExplainRequest\x1a\x1c.agentgym.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINEDARM_PARTSENTRY']._loaded_options = None
   _globals['_EXPLAINEDARM_PARTSENTRY']._serialized_options = b'8\001'
   _globals['_TRAJECTORYSUMMARY']._serialized_start=118
-  _globals['_TRAJECTORYSUMMARY']._serialized_end=539
-  _globals['_STOREDSPAN']._serialized_start=542
-  _globals['_STOREDSPAN']._serialized_end=821
-  _globals['_STOREDREWARD']._serialized_start=824
-  _globals['_STOREDREWARD']._serialized_end=959
-  _globals['_TRAJECTORY']._serialized_start=962
-  _globals['_TRAJECTORY']._serialized_end=1234
-  _globals['_GETTRAJECTORYREQUEST']._serialized_start=1236
-  _globals['_GETTRAJECTORYREQUEST']._serialized_end=1281
-  _globals['_LISTTRAJECTORIESREQUEST']._serialized_start=1283
-  _globals['_LISTTRAJECTORIESREQUEST']._serialized_end=1392
-  _globals['_LISTTRAJECTORIESRESPONSE']._serialized_start=1394
-  _globals['_LISTTRAJECTORIESRESPONSE']._serialized_end=1474
-  _globals['_TAILREQUEST']._serialized_start=1476
-  _globals['_TAILREQUEST']._serialized_end=1504
-  _globals['_EXPLAINREQUEST']._serialized_start=1506
-  _globals['_EXPLAINREQUEST']._serialized_end=1534
-  _globals['_EXPLAINEDARM']._serialized_start=1537
-  _globals['_EXPLAINEDARM']._serialized_end=1714
-  _globals['_EXPLAINEDARM_PARTSENTRY']._serialized_start=1670
-  _globals['_EXPLAINEDARM_PARTSENTRY']._serialized_end=1714
-  _globals['_EXPLANATION']._serialized_start=1717
-  _globals['_EXPLANATION']._serialized_end=1912
-  _globals['_RUNOUTCOME']._serialized_start=1915
-  _globals['_RUNOUTCOME']._serialized_end=2127
-  _globals['_EXPLAINRESPONSE']._serialized_start=2129
-  _globals['_EXPLAINRESPONSE']._serialized_end=2236
-  _globals['_TRAJECTORYSERVICE']._serialized_start=2239
-  _globals['_TRAJECTORYSERVICE']._serialized_end=2548
+  _globals['_TRAJECTORYSUMMARY']._serialized_end=583
+  _globals['_STOREDSPAN']._serialized_start=586
+  _globals['_STOREDSPAN']._serialized_end=865
+  _globals['_STOREDREWARD']._serialized_start=868
+  _globals['_STOREDREWARD']._serialized_end=1003
+  _globals['_TRAJECTORY']._serialized_start=1006
+  _globals['_TRAJECTORY']._serialized_end=1278
+  _globals['_GETTRAJECTORYREQUEST']._serialized_start=1280
+  _globals['_GETTRAJECTORYREQUEST']._serialized_end=1325
+  _globals['_LISTTRAJECTORIESREQUEST']._serialized_start=1327
+  _globals['_LISTTRAJECTORIESREQUEST']._serialized_end=1436
+  _globals['_LISTTRAJECTORIESRESPONSE']._serialized_start=1438
+  _globals['_LISTTRAJECTORIESRESPONSE']._serialized_end=1518
+  _globals['_TAILREQUEST']._serialized_start=1520
+  _globals['_TAILREQUEST']._serialized_end=1548
+  _globals['_EXPLAINREQUEST']._serialized_start=1550
+  _globals['_EXPLAINREQUEST']._serialized_end=1578
+  _globals['_EXPLAINEDARM']._serialized_start=1581
+  _globals['_EXPLAINEDARM']._serialized_end=1758
+  _globals['_EXPLAINEDARM_PARTSENTRY']._serialized_start=1714
+  _globals['_EXPLAINEDARM_PARTSENTRY']._serialized_end=1758
+  _globals['_EXPLANATION']._serialized_start=1761
+  _globals['_EXPLANATION']._serialized_end=1956
+  _globals['_RUNOUTCOME']._serialized_start=1959
+  _globals['_RUNOUTCOME']._serialized_end=2171
+  _globals['_EXPLAINRESPONSE']._serialized_start=2173
+  _globals['_EXPLAINRESPONSE']._serialized_end=2280
+  _globals['_TRAJECTORYSERVICE']._serialized_start=2283
+  _globals['_TRAJECTORYSERVICE']._serialized_end=2592
 # @@protoc_insertion_point(module_scope)

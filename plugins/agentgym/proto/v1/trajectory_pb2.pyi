@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrajectorySummary(_message.Message):
-    __slots__ = ("trajectory_id", "key", "agent", "framework", "start_unix_nano", "end_unix_nano", "state", "mode", "assignment", "policy_version", "spans", "decisions", "tool_calls", "tool_errors", "input_tokens", "output_tokens", "reward", "tools")
+    __slots__ = ("trajectory_id", "key", "agent", "framework", "start_unix_nano", "end_unix_nano", "state", "mode", "assignment", "policy_version", "spans", "decisions", "tool_calls", "tool_errors", "input_tokens", "output_tokens", "reward", "tools", "experiment", "experiment_arm")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class TrajectorySummary(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     TOOLS_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_ARM_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: bytes
     key: str
     agent: str
@@ -45,7 +47,9 @@ class TrajectorySummary(_message.Message):
     output_tokens: int
     reward: float
     tools: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, trajectory_id: _Optional[bytes] = ..., key: _Optional[str] = ..., agent: _Optional[str] = ..., framework: _Optional[str] = ..., start_unix_nano: _Optional[int] = ..., end_unix_nano: _Optional[int] = ..., state: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., assignment: _Optional[_Union[_common_pb2.Assignment, str]] = ..., policy_version: _Optional[str] = ..., spans: _Optional[int] = ..., decisions: _Optional[int] = ..., tool_calls: _Optional[int] = ..., tool_errors: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reward: _Optional[float] = ..., tools: _Optional[_Iterable[str]] = ...) -> None: ...
+    experiment: str
+    experiment_arm: str
+    def __init__(self, trajectory_id: _Optional[bytes] = ..., key: _Optional[str] = ..., agent: _Optional[str] = ..., framework: _Optional[str] = ..., start_unix_nano: _Optional[int] = ..., end_unix_nano: _Optional[int] = ..., state: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., assignment: _Optional[_Union[_common_pb2.Assignment, str]] = ..., policy_version: _Optional[str] = ..., spans: _Optional[int] = ..., decisions: _Optional[int] = ..., tool_calls: _Optional[int] = ..., tool_errors: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reward: _Optional[float] = ..., tools: _Optional[_Iterable[str]] = ..., experiment: _Optional[str] = ..., experiment_arm: _Optional[str] = ...) -> None: ...
 
 class StoredSpan(_message.Message):
     __slots__ = ("span_id", "parent_span_id", "name", "operation", "start_unix_nano", "end_unix_nano", "tool", "agent_name", "error_type", "input_tokens", "output_tokens", "decision_id", "attributes_json")
