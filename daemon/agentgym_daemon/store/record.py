@@ -8,6 +8,7 @@ from agentgym.proto.v1 import common_pb2, decision_pb2
 from agentgym_daemon.store.aggregate import SUCCESS
 from agentgym_daemon.store.database import Cursor, fetch
 from agentgym_daemon.store.numbers import among
+from agentgym_daemon.store.rollups import ORDINARY
 from agentgym_daemon.store.rows import Scope
 from agentgym_daemon.store.state import CLOSED
 
@@ -40,15 +41,17 @@ class Content:
 def runs_of(cursor: Cursor, scope: Scope, limit: int) -> list[Run]:
     """The newest runs that had the policy or were its control group, oldest first.
 
-    Runs in which a kill took effect are left out: they were neither.
+    Runs in which a kill took effect are left out, and the arms of an experiment that are another
+    version or mode: they were neither.
     """
     rows = fetch(
         cursor,
         "SELECT no, closed_ns, assignment, reward >= ?, coalesce(policy_version, ''), "
         "tool_errors > 0 "
         "FROM trajectories WHERE agent = ? AND state = ? AND reward IS NOT NULL AND NOT killed "
-        f"AND {_assigned()} AND no IN (SELECT trajectory_no FROM trajectory_scopes "
-        f"WHERE {_IN_SCOPE}) ORDER BY no DESC LIMIT ?",
+        f"AND {_assigned()} AND coalesce(experiment_treatment, '') IN {ORDINARY} "
+        f"AND no IN (SELECT trajectory_no FROM trajectory_scopes WHERE {_IN_SCOPE}) "
+        "ORDER BY no DESC LIMIT ?",
         [SUCCESS, scope.agent, CLOSED, *scope, limit],
     )
     if not rows:
