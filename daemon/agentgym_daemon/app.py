@@ -234,7 +234,16 @@ class Daemon:
         self._experimenter = self._make_experimenter(encoder)
         self._experimenter.load(changes)
         await self._chores.run(lambda: self._note_key(changes))
-        self._stages = Stages(climb, self._store, present=self._present)
+        features = encoder.featuriser(TextHasher(feature_key))
+        self._sources = Sources(config.home, self._store, self._log, features, feature_key)
+        self._evaluation = EvaluationService(
+            self._registry,
+            self._sources,
+            held_out_in=lambda: settings_of(self.config).held_out_in,
+        )
+        self._stages = Stages(
+            climb, self._store, present=self._present, evidence=self._evaluation.evidence
+        )
         trainer = self._trainer_factory(config)
         self._closing.push_async_callback(asyncio.to_thread, trainer.close)
         lookup = StoreLookup(self._store)
@@ -431,7 +440,7 @@ class Daemon:
             lookup, append=journal.append, caught_up=self._storage.caught_up, clock=self._clock
         )
         policies = PolicyService(registry, self._hub, updates=self._updates, stages=self._stages)
-        features = encoder.featuriser(TextHasher(feature_key))
+        features = self._sources.features
         trajectories = TrajectoryService(
             self._store, registry, self._tails, features=features, tracer=self._tracer
         )
@@ -453,7 +462,6 @@ class Daemon:
             rewards.report,
         )
         self._adoption = self._make_adoption(intake)
-        sources = Sources(self.config.home, self._store, self._log, features, feature_key)
         server.add_generic_rpc_handlers((traces.handler(),))
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(intake.decisions, server)
         catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(intake.catalogue, server)
@@ -465,14 +473,9 @@ class Daemon:
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(
-            self._make_registry_service(sources), server
+            self._make_registry_service(), server
         )
-        evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
-            EvaluationService(
-                registry, sources, held_out_in=lambda: settings_of(self.config).held_out_in
-            ),
-            server,
-        )
+        evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(self._evaluation, server)
         watch_pb2_grpc.add_WatchServiceServicer_to_server(
             WatchService(
                 self._guard, mode=lambda: self.config.watch, tools_down=self._tools.names_down
@@ -507,9 +510,12 @@ class Daemon:
         self._hub.ring(agent)
         self._to_judge.set()
 
-    def _make_registry_service(self, sources: Sources) -> RegistryService:
+    def _make_registry_service(self) -> RegistryService:
         return RegistryService(
-            self._registry, self._curator, sources, exploration=lambda: _exploration(self.config)
+            self._registry,
+            self._curator,
+            self._sources,
+            exploration=lambda: _exploration(self.config),
         )
 
     def _make_adoption(self, intake: Intake) -> Adoption:

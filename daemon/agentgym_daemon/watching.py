@@ -138,8 +138,10 @@ class ToolWatch:
         health = self._health.setdefault(scope, Health())
         if not health.observe(calls, message.closed_unix_nano):
             return False
-        self._down = {**self._down, scope: tuple(sorted(cast("bytes", t) for t in health.since))}
-        return True
+        down = tuple(sorted(cast("bytes", t) for t in health.down(len(names))))
+        changed = down != self._down.get(scope, ())
+        self._down = {**self._down, scope: down}
+        return changed
 
 
 def _names(cursor: Cursor, scope: Scope) -> dict[bytes, str]:

@@ -215,9 +215,9 @@ def old_promoted(life: Life) -> None:
 DISASTERS: dict[str, Disaster] = {
     made.__name__: made
     for made in (
+        flipped,
         poisoned,
         breaks_silently,
-        flipped,
         renamed,
         added,
         other_requests,

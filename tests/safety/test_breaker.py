@@ -31,7 +31,7 @@ PATIENCE = 6_000
 NOTICED_WITHIN = 20
 ELSEWHERE = 0.8
 BACK_WITHIN = 200
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.no_cover]
 
 
 @dataclass

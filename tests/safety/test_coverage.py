@@ -20,7 +20,7 @@ from tests.safety.world import World
 
 SIZES = (500, 1000, 2000)
 _COMPARED = 1000
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.no_cover]
 
 
 def world_of(steps: int, seed: int) -> World:

@@ -105,6 +105,38 @@ def test_evaluate_and_lift_hold_the_truth_and_read_well(
     assert "four of five cases" in told
 
 
+def test_a_step_to_live_is_looked_at_and_a_script_may_insist(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        assert main(["--home", str(site.home), *words]) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    lift = json.loads(run("lift", AGENT, "--json"))
+    (success,) = [m for m in lift["metrics"] if m["name"] == "success"]
+    run("stage", AGENT, "canary", "--share", "0.5")
+
+    if success["low"] > 0.0:
+        told = run("stage", AGENT, "up", "--if-proven")
+        assert "proven: " in told
+        assert "runs of the policy beside" in told
+    else:
+        refused = run("stage", AGENT, "up", "--if-proven", code=1)
+        assert f"'{AGENT}' stays at canary (0.5): not proven" in refused
+        told = run("stage", AGENT, "up")
+        assert "unproven: " in told
+        assert "(1000 needed)" in told or "not identifiable" in told
+    assert f"{AGENT}: canary 0.5 -> live" in told
+    newest = json.loads(run("audit", "list", "--limit", "1", "--json"))["entries"][0]["change"]
+    receipt = json.loads(newest["receipt_json"])
+    assert (receipt["tier"], receipt["proven"]) == (2, success["low"] > 0.0)
+    run("stage", AGENT, "down")
+    assert "only a step from canary to live can be" in run(
+        "stage", AGENT, "shadow", "--if-proven", code=1
+    )
+
+
 def test_what_cannot_be_asked_is_said_clearly(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from tests.reports import Report
 from tests.safety.world import NAME, VERSION, World
 
 RUNS, STEPS = 50, 3
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.no_cover]
 
 
 @dataclass(frozen=True)

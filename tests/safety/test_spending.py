@@ -22,7 +22,7 @@ from tests.safety.world import World
 RUNS = 1_500
 CHEAP, DEAR = 200, 500
 TOLERANCE = LearningSettings().cost_tolerance
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.no_cover]
 
 
 class Desk:

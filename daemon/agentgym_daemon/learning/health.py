@@ -29,6 +29,8 @@ CONFIRMED_BY = 2
 """Further failures after which what was learned of a tool before is left out of training."""
 MOST_PROOFS = 4
 """Calls in a row that bring a tool back which relapsed; of 5 in 100, this many are soon made."""
+SILENT_IN = 4
+"""One tool in so many may be down for its rewards alone; see `Health.down`."""
 RELAPSE = 20
 """Calls that go right after which going down again is no relapse."""
 _PROBATION = THRESHOLD / 2  # evidence with which a tool that relapsed comes back
@@ -80,12 +82,17 @@ class Record:
         if not self.evidence:
             self.wrong, self.suspect = self.wrong + self.suspect, 0.0
 
+    @property
+    def is_visible(self) -> bool:
+        """Whether errors are most of what speaks against the tool."""
+        return self.visible >= self.evidence / 2.0
+
     def proves(self, right: bool | None) -> bool:
         """Whether a call shows that the tool works again.
 
         One that nobody judged does if errors were most of what spoke against the tool.
         """
-        return right if right is not None else self.visible >= self.evidence / 2.0
+        return right if right is not None else self.is_visible
 
 
 @dataclass(slots=True)
@@ -111,6 +118,17 @@ class Health:
     def confirmed(self) -> dict[Hashable, int]:
         """Those of `since` that failed again when they were tried: no false alarm."""
         return {t: at for t, at in self.since.items() if self.failed_since[t] >= CONFIRMED_BY}
+
+    def down(self, known: int) -> list[Hashable]:
+        """Tools to leave out, of so many that are known.
+
+        Many tools do not stop working at once without an error: if it seems so, it is the rewards
+        that changed, and only those tools are left out whose errors were seen.
+        """
+        silent = {t for t in self.since if not self.records[t].is_visible}
+        if len(silent) <= max(1, known // SILENT_IN):
+            silent = set()
+        return [tool for tool in self.since if tool not in silent]
 
     def observe(self, calls: Iterable[Call], now: int) -> bool:
         """Takes the calls of a trajectory; True if a tool went down or came back."""

@@ -7,9 +7,11 @@ killed: of an agent, or of all; beside the ladder, and it wins over every rung
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from agentgym.proto.v1 import common_pb2, log_pb2
 from agentgym_daemon.config import STAGES, DaemonConfig
@@ -48,6 +50,20 @@ class Move:
     stage: int = 0
     step: int = 0
     share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvidence:
+    """What speaks for letting an agent's policies go all the way: tier 2 of the gate."""
+
+    proven: bool
+    text: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def receipt(self) -> str:
+        """As it is recorded with the step."""
+        return json.dumps({"tier": 2, "proven": self.proven, "reason": self.text, **self.figures})
 
 
 class Ladder:
@@ -162,14 +178,18 @@ class Climb:
         for change in changes:
             self.ladder.change(change)
 
-    async def move(self, agent: str, move: Move, *, actor: str, reason: str = "") -> Change:
-        """Puts an agent on another rung."""
+    async def move(
+        self, agent: str, move: Move, *, actor: str, reason: str = "", receipt: str = ""
+    ) -> Change:
+        """Puts an agent on another rung; `receipt` is what spoke for it, as JSON."""
         if not agent:
             raise InvalidRequestError("agent: expected the name given to AgentGym(agent=...)")
         async with self._changing:
             rung = self.ladder.target(agent, move)
             change = _change(Change.KIND_STAGE, agent, actor, reason)
-            change.MergeFrom(Change(stage=rung.stage, canary_share=rung.share))
+            change.MergeFrom(
+                Change(stage=rung.stage, canary_share=rung.share, receipt_json=receipt)
+            )
             return await self._commit(change)
 
     async def kill(self, agent: str, *, actor: str, reason: str = "") -> Change:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from agentgym.policy.parameters import Parameters
 from agentgym.proto.v1 import evaluation_pb2, evaluation_pb2_grpc, policy_pb2
@@ -24,6 +25,7 @@ from agentgym_daemon.learning.evaluation.compare import Evaluation, Evidence
 from agentgym_daemon.learning.evaluation.estimators import Estimate
 from agentgym_daemon.learning.evaluation.logged import fresh
 from agentgym_daemon.policies.book import scope_key
+from agentgym_daemon.policies.ladder import StepEvidence
 from agentgym_daemon.policies.registry import Registry
 from agentgym_daemon.rpc.status import Context, unary
 from agentgym_daemon.rpc.stored import Sources
@@ -33,6 +35,7 @@ from agentgym_daemon.store.rows import MAX_BIGINT
 BASELINE = "baseline"
 _TRAJECTORIES, _MOST_TRAJECTORIES = 5_000, 20_000
 _SUCCESS = "success"
+_LEAST_RUNS, _LEAST_MATCHED = 1_000, 30
 
 
 class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
@@ -128,6 +131,51 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
                 "for its control group; `agentgym status` shows the agents"
             )
         return lift_response(request.agent, sums, effect)
+
+    def evidence(self, agent: str) -> StepEvidence:
+        """Tier 2 of the gate: what speaks for all of an agent's traffic under its policies.
+
+        The control group decides, or what its runs would have been under the live version.
+        Blocks for seconds.
+        """
+        sums = self._sums(agent)
+        metrics = {m.name: m for m in lift_response(agent, sums).metrics} if sums else {}
+        success = metrics.get(_SUCCESS)
+        if success is not None and success.low > 0.0:
+            text = (
+                f"{success.policy_runs} runs of the policy beside {success.control_runs} without "
+                f"it: {success.effect:+.1%} ({success.low:+.1%} to {success.high:+.1%}) at any look"
+            )
+            return StepEvidence(True, text, {"low": success.low, "high": success.high})
+        found = [self._estimated(version) for version in self._registry.live(agent)]
+        if not found:
+            return StepEvidence(False, f"{agent!r} has no live policy")
+        return StepEvidence(
+            all(one.proven for one in found),
+            "; ".join(one.text for one in found),
+            {"versions": [one.figures for one in found]},
+        )
+
+    def _estimated(self, version: policy_pb2.PolicyVersion) -> StepEvidence:
+        """The same for one version, from what its runs say."""
+        reply = self._evaluate(version, None, _TRAJECTORIES)
+        figures: dict[str, Any] = {
+            "version": version.version,
+            "runs": reply.runs,
+            "matched": reply.matched,
+        }
+        if not reply.identifiable:
+            text = f"{version.version} is not identifiable: {reply.reason}"
+            return StepEvidence(False, text, figures)
+        (dr,) = [one for one in reply.difference if one.estimator == "dr"]
+        figures |= {"low": dr.low, "high": dr.high}
+        text = (
+            f"{version.version} is {dr.value:+.1%} ({dr.low:+.1%} to {dr.high:+.1%}) beside the "
+            f"agent alone on {reply.runs} runs ({_LEAST_RUNS} needed) with {reply.matched} "
+            f"disagreements that were tried ({_LEAST_MATCHED} needed)"
+        )
+        enough = reply.runs >= _LEAST_RUNS and reply.matched >= _LEAST_MATCHED
+        return StepEvidence(enough and dr.low > 0.0, text, figures)
 
     def _sums(self, agent: str) -> list[ArmSums]:
         with self._sources.store.reading() as cursor:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from agentgym.proto.v1 import common_pb2, policy_pb2, policy_pb2_grpc
-from agentgym_daemon.errors import NotFoundError, StorageError
-from agentgym_daemon.policies.ladder import Climb, Ladder, Move
+from agentgym_daemon.errors import NotFoundError, PolicyStateError, StorageError
+from agentgym_daemon.policies.ladder import Climb, Ladder, Move, StepEvidence
 from agentgym_daemon.rpc.actor import actor_of
 from agentgym_daemon.rpc.status import Context, unary
 from agentgym_daemon.store.database import Store
@@ -17,15 +17,30 @@ from agentgym_daemon.store.training import agents_seen
 class Stages:
     """The ladder with the agents that were ever heard of."""
 
-    def __init__(self, climb: Climb, store: Store, *, present: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        climb: Climb,
+        store: Store,
+        *,
+        present: Callable[[], Iterable[str]],
+        evidence: Callable[[str], StepEvidence],
+    ) -> None:
         self.climb = climb
         self._store = store
+        self._evidence = evidence  # may take seconds
         self._present = present  # agents that are connected, or have a policy
 
     @property
     def ladder(self) -> Ladder:
         """Where everybody stands."""
         return self.climb.ladder
+
+    async def evidence(self, agent: str, move: Move) -> StepEvidence | None:
+        """What speaks for a step from the canary stage to live; None for any other one."""
+        before, after = self.ladder.rung(agent), self.ladder.target(agent, move)
+        if (before.name, after.name) != ("canary", "live"):
+            return None
+        return await asyncio.to_thread(self._evidence, agent)
 
     async def seen(self) -> set[str]:
         """Agents that were ever heard of: by decisions, or those that are here now."""
@@ -75,8 +90,23 @@ class StageVerbs(policy_pb2_grpc.PolicyServiceServicer):
             )
         before = stages.ladder.status(agent)
         move = Move(stage=request.stage, step=request.step, share=request.canary_share)
-        await stages.climb.move(agent, move, actor=actor_of(context), reason=request.reason)
-        return stages.response(before, agent, seen)
+        found = await stages.evidence(agent, move)
+        if request.if_proven and (found is None or not found.proven):
+            why = found.text if found else "only a step from canary to live can be"
+            raise PolicyStateError(
+                f"{agent!r} stays at {stages.ladder.rung(agent)}: not proven, {why}"
+            )
+        await stages.climb.move(
+            agent,
+            move,
+            actor=actor_of(context),
+            reason=request.reason,
+            receipt=found.receipt if found else "",
+        )
+        reply = stages.response(before, agent, seen)
+        if found is not None:
+            reply.evidence, reply.proven = found.text, found.proven
+        return reply
 
     @unary
     async def ListStages(

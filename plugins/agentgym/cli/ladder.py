@@ -21,6 +21,7 @@ from agentgym.proto.v1 import policy_pb2
 
 STAGES = ("observe", "shadow", "canary", "live")
 _STEPS = {"up": 1, "down": -1}
+_EVALUATION_S = 120.0  # a step to live is looked at before it is taken
 _REFUSALS = frozenset(
     ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "UNAUTHENTICATED")
 )
@@ -35,6 +36,8 @@ def add_ladder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                        help="observe, shadow, canary or live; up or down for one step")  # fmt: skip
     stage.add_argument("--share", type=float, help="at canary: share of the units, such as .1")
     stage.add_argument("--new", action="store_true", help="for an agent that is still to come")
+    stage.add_argument("--if-proven", action="store_true",
+                       help="from canary to live only if the evidence is there")  # fmt: skip
     _add_common(stage)
     stage.set_defaults(run=show_or_set)
     kill = commands.add_parser("kill", help="stop an agent's policies at once, or everyone's")
@@ -74,11 +77,16 @@ def show_or_set(client: Client, arguments: argparse.Namespace) -> None:
             canary_share=arguments.share or 0.0,
             reason=arguments.reason,
             unseen=arguments.new,
+            if_proven=arguments.if_proven,
         ),
+        _EVALUATION_S,
     )
     stopped = "; killed: nothing is applied until it is revived" if reply.now.killed else ""
     before, now = tables.rung(reply.before), tables.rung(reply.now)
-    say(arguments, reply, f"{arguments.agent}: {before} -> {now}{stopped}")
+    found = (
+        f"\n{'proven' if reply.proven else 'unproven'}: {reply.evidence}" if reply.evidence else ""
+    )
+    say(arguments, reply, f"{arguments.agent}: {before} -> {now}{stopped}{found}")
 
 
 def _ask(config: Config, arguments: argparse.Namespace, *, revive: bool = False) -> Any:

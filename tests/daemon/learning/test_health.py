@@ -303,3 +303,19 @@ def test_a_history_is_replayed_oldest_first() -> None:
     assert list(replay(history).since) == [0]
     assert 50 < replay(history).since[0] < 57
     assert replay(reversed(history)).since == {}
+
+
+@pytest.mark.parametrize(("silent", "left_out"), [(2, 2), (3, 0)])
+def test_many_tools_do_not_break_at_once_without_an_error(silent: int, left_out: int) -> None:
+    """Of eight tools two may be down for rewards alone; errors count whatever the others do."""
+    health = Health()
+    for number in range(8):
+        health.records[number] = experienced(20)
+    for number in range(silent):
+        for _ in range(10):
+            health.observe([Call(number, 0.95, right=False)], 1)
+    for _ in range(10):
+        health.observe([Call(7, 0.95, right=False, visible=True)], 1)
+
+    assert set(health.since) == {*range(silent), 7}
+    assert set(health.down(8)) == {*range(left_out), 7}

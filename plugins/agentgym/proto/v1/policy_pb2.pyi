@@ -176,20 +176,22 @@ class ChangeResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., previous: _Optional[str] = ...) -> None: ...
 
 class SetStageRequest(_message.Message):
-    __slots__ = ("agent", "stage", "step", "canary_share", "reason", "unseen")
+    __slots__ = ("agent", "stage", "step", "canary_share", "reason", "unseen", "if_proven")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    IF_PROVEN_FIELD_NUMBER: _ClassVar[int]
     agent: str
     stage: _common_pb2.Stage
     step: int
     canary_share: float
     reason: str
     unseen: bool
-    def __init__(self, agent: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., step: _Optional[int] = ..., canary_share: _Optional[float] = ..., reason: _Optional[str] = ..., unseen: bool = ...) -> None: ...
+    if_proven: bool
+    def __init__(self, agent: _Optional[str] = ..., stage: _Optional[_Union[_common_pb2.Stage, str]] = ..., step: _Optional[int] = ..., canary_share: _Optional[float] = ..., reason: _Optional[str] = ..., unseen: bool = ..., if_proven: bool = ...) -> None: ...
 
 class ListStagesRequest(_message.Message):
     __slots__ = ("agent",)
@@ -216,15 +218,19 @@ class KillRequest(_message.Message):
     def __init__(self, agent: _Optional[str] = ..., revive: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StageResponse(_message.Message):
-    __slots__ = ("now", "before", "seen", "killed", "all_killed")
+    __slots__ = ("now", "before", "seen", "killed", "all_killed", "evidence", "proven")
     NOW_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     KILLED_FIELD_NUMBER: _ClassVar[int]
     ALL_KILLED_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PROVEN_FIELD_NUMBER: _ClassVar[int]
     now: _common_pb2.AgentStage
     before: _common_pb2.AgentStage
     seen: bool
     killed: _containers.RepeatedScalarFieldContainer[str]
     all_killed: bool
-    def __init__(self, now: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., before: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., seen: bool = ..., killed: _Optional[_Iterable[str]] = ..., all_killed: bool = ...) -> None: ...
+    evidence: str
+    proven: bool
+    def __init__(self, now: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., before: _Optional[_Union[_common_pb2.AgentStage, _Mapping]] = ..., seen: bool = ..., killed: _Optional[_Iterable[str]] = ..., all_killed: bool = ..., evidence: _Optional[str] = ..., proven: bool = ...) -> None: ...
