@@ -70,6 +70,12 @@ def outage(gym: AgentGym, options: argparse.Namespace) -> None:
     say(flushed=flushed, counters=gym.status()["counters"])
 
 
+def wait() -> None:
+    """Waits for a signal; in steps, for one that comes right before a sleep does not end it."""
+    for _ in range(600):
+        time.sleep(0.1)
+
+
 def end(gym: AgentGym, options: argparse.Namespace) -> None:
     """Records and ends as it is told to."""
     ids = [record(gym, f"run-{n}", options.calls) for n in range(options.runs)]
@@ -79,10 +85,10 @@ def end(gym: AgentGym, options: argparse.Namespace) -> None:
         if options.end == "sigterm-handled":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         say(ids=ids, pid=os.getpid())
-        time.sleep(60)
+        wait()
     if options.end == "sigint":
         say(ids=ids, pid=os.getpid())
-        time.sleep(60)
+        wait()
     say(ids=ids, ending=time.monotonic())
     if options.end == "exit":
         sys.exit(3)
