@@ -78,7 +78,7 @@ lint: $(STAMP)  ## format, lint, types, import arrows, docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 proto: $(STAMP)  ## generate the stubs from proto/ (docs/adr/0003)
-	@cd proto && find agentgym -name '*.proto' | sort | xargs ../$(BIN)/python -m grpc_tools.protoc \
+	@cd proto && find agentgym -name '*.proto' | sort | xargs $(abspath $(BIN))/python -m grpc_tools.protoc \
 		-I. --python_out=../plugins --grpc_python_out=../plugins --pyi_out=../plugins
 
 docs: $(STAMP)  ## serve the documentation on localhost

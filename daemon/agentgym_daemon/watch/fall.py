@@ -77,12 +77,14 @@ def watched(
     sums = [0, *accumulate(successes)]
     bets = [_Bet(size) for size in SIZES]
     reference, evidence = math.nan, 1.0
-    for i in range(known, len(successes)):
+    for i in range(known, len(successes) + 1):
         start, end = before = _before(i, gap)
-        if end - start < least:
-            continue
         n = end - start
+        if n < least:
+            continue
         reference = (sums[end] - sums[start] + 1) / (n + 2)  # after 10 of 10, not all are sure
+        if i == len(successes):
+            break
         for bet in bets:
             if bet.strength <= 1.0:
                 bet.since, bet.before = i, before

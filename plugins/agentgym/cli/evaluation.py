@@ -13,6 +13,7 @@ from agentgym.cli.verbs import show
 from agentgym.proto.v1 import evaluation_pb2
 
 _LONG_S = 600.0
+_LEAST = 20  # runs of an arm below which the daemon says nothing
 _NAMES = {
     "ips": "inverse propensity",
     "snips": "self-normalised",
@@ -89,6 +90,11 @@ def evaluation_table(reply: evaluation_pb2.EvaluateResponse) -> RenderableType:
     return Group(tables.prose(why, style="bold"), tables.prose(rests))
 
 
+def _no_interval(one: evaluation_pb2.MetricLift) -> str:
+    few = min(one.policy_runs, one.control_runs) < _LEAST
+    return "too few runs" if few else "all runs alike"
+
+
 def lift_table(reply: evaluation_pb2.LiftResponse) -> RenderableType:
     """Policy beside control, metric by metric."""
     columns = ("metric", "policy", "control", "difference", "95 %, at any time", "p")
@@ -102,7 +108,7 @@ def lift_table(reply: evaluation_pb2.LiftResponse) -> RenderableType:
             _amount(one.effect, share, signed=True),
             f"{_amount(one.low, share, signed=True)} to {_amount(one.high, share, signed=True)}"
             if math.isfinite(one.low)
-            else "too few runs",
+            else _no_interval(one),
             f"{one.p_value:.3f}",
         )
     needed = (

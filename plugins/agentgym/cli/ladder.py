@@ -83,10 +83,9 @@ def show_or_set(client: Client, arguments: argparse.Namespace) -> None:
     )
     stopped = "; killed: nothing is applied until it is revived" if reply.now.killed else ""
     before, now = tables.rung(reply.before), tables.rung(reply.now)
-    found = (
-        f"\n{'proven' if reply.proven else 'unproven'}: {reply.evidence}" if reply.evidence else ""
-    )
-    say(arguments, reply, f"{arguments.agent}: {before} -> {now}{stopped}{found}")
+    found = "proven" if reply.proven else "unproven"
+    evidence = f" ({found}: {reply.evidence})" if reply.evidence else ""
+    say(arguments, reply, f"{arguments.agent}: {before} -> {now}{stopped}{evidence}")
 
 
 def _ask(config: Config, arguments: argparse.Namespace, *, revive: bool = False) -> Any:
