@@ -100,6 +100,7 @@ _STUCK_S = 5.0  # a loop that has not turned for this long is not alive
 _FIGURES_S = 5.0
 _FULL_S = 1.0  # after a write that found the disk full
 _GUARD_S = 1.0
+_GUARD_PAUSE = 20.0
 _TRAINING_PAUSE_S = 0.25  # between looks at the progress, however fast rewards come
 _JUDGING_TICK_S = 30.0
 _JUDGING_PAUSE_S = 2.0  # between looks at experiments: each reads all of their runs
@@ -146,6 +147,7 @@ class Daemon:
         self._counts: Counter[str] = Counter()
         self._rewarded = asyncio.Event()
         self._unguarded = True
+        self._guard_took_s = 0.0
         self._to_judge = asyncio.Event()
         self._to_watch: asyncio.Queue[AppliedBatch] = asyncio.Queue()
         self._chores = Chores(failed=lambda: self._count("chores_failed"))
@@ -365,7 +367,7 @@ class Daemon:
         chores.repeat(self._beat_once, every_s=lambda: _TICK_S)
         chores.repeat(self._keep_house, every_s=lambda: _TICK_S)
         chores.repeat(self._train_due, every_s=self._training_tick_s, woken=self._rewarded)
-        chores.repeat(self._guard_once, every_s=lambda: _GUARD_S)
+        chores.repeat(self._guard_once, every_s=self._guard_tick_s)
         chores.repeat(self._judge_due, every_s=lambda: _JUDGING_TICK_S, woken=self._to_judge)
         chores.follow(self._to_watch, self._look)
         for grader, queue in self._grading.queues:
@@ -409,8 +411,13 @@ class Daemon:
 
     async def _guard_once(self) -> None:
         if self._unguarded:
-            self._unguarded = False
+            self._unguarded, began = False, self._clock.monotonic()
             self._unguarded = not await self._guard.look() or self._unguarded
+            self._guard_took_s = self._clock.monotonic() - began
+
+    def _guard_tick_s(self) -> float:
+        """However much there is to look at, looking takes a small part of the time."""
+        return max(_GUARD_S, _GUARD_PAUSE * self._guard_took_s)
 
     def _believe(self, scope: Scope, until_ns: int | None) -> None:
         if self._tools.believe(scope, until_ns):
