@@ -53,7 +53,7 @@ demo: $(STAMP)  ## three agents learn to choose tools, in under two minutes (DEM
 
 test: $(STAMP)  ## all tests, both environments, with the coverage floor (WORKERS=2 TEST_ARGS=...)
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
 		--cov --cov-config=pyproject.toml --cov-report=term $(TEST_ARGS)
 	@if test -n "$(LIGHTNING_PYTHON)"; then $(MAKE) --no-print-directory test-lightning; \
 	else echo "skipped: tests/lightning needs python3.11, which Agent Lightning 0.3 is for (docs/agent-lightning.md)"; fi

@@ -128,6 +128,7 @@ def test_a_step_to_live_is_looked_at_and_a_script_may_insist(
         assert "unproven: " in told
         assert "(1000 needed)" in told or "not identifiable" in told
     assert f"{AGENT}: canary 0.5 -> live" in told
+    site.daemon.applied()
     newest = json.loads(run("audit", "list", "--limit", "1", "--json"))["entries"][0]["change"]
     receipt = json.loads(newest["receipt_json"])
     assert (receipt["tier"], receipt["proven"]) == (2, success["low"] > 0.0)

@@ -126,7 +126,7 @@ async def test_a_reward_is_traced_to_the_trainings_that_had_it(
             start = end
         return TrainResult(job, "as the test wants it")
 
-    async with open_desk(retrain_trajectories=40, source_caps="qa=0.2") as desk:
+    async with open_desk(retrain_trajectories=99, source_caps="qa=0.2") as desk:
         desk.trainer.answer = fail
         for number in range(1, 101):
             decision = decision_pb2.DecisionRecord(
