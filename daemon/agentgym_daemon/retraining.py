@@ -147,29 +147,31 @@ class Retraining:
         self, row: Progress, version: str, phases: Phases
     ) -> tuple[TrainResult, dict[str, Any]]:
         """The result, and the window of trajectories that the trainer was given."""
+        parent = self._parent(scope_of(row.scope))
         job = TrainJob(
             snapshot=self._directory / f"{version}.snapshot",
             out=self._directory / f"{version}.safetensors",
             version=version,
             created_unix_nano=self._clock.now_ns(),
             seed=self._config.seed,
-            parent=self._parent(scope_of(row.scope)),
+            parent=self._registry.path(parent) if parent else None,
             best=self._best(scope_of(row.scope)),
             encoder=self._encoder.path,
             settings=self._settings,
         )
         try:
             with phases("export"):
-                window = await asyncio.to_thread(self._export, row, job.snapshot)
+                window = await asyncio.to_thread(self._export, row, job.snapshot, parent)
             return await self._train(job), window
         finally:
             with contextlib.suppress(OSError):
                 job.snapshot.unlink(missing_ok=True)
 
-    def _parent(self, scope: common_pb2.Scope) -> Path | None:
+    def _parent(self, scope: common_pb2.Scope) -> str:
+        """The live version; empty where there is none, or its file is broken."""
         live = self._registry.book.live_version(scope)
         intact = {version.version for version in self._registry.live(scope.agent)}
-        return self._registry.path(live) if live in intact else None
+        return live if live in intact else ""
 
     def _best(self, scope: common_pb2.Scope) -> Path | None:
         """The file of the best version so far; None where there is none, or it is gone."""
@@ -177,12 +179,18 @@ class Retraining:
         path = self._registry.path(best) if best else None
         return path if path is not None and path.exists() else None
 
-    def _export(self, row: Progress, path: Path) -> dict[str, Any]:
+    def _export(self, row: Progress, path: Path, parent: str) -> dict[str, Any]:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         how = self._treatment()
         with self._store.reading() as cursor:
+            # Not what is stored as live: the database may be a promotion behind.
             exported = export_snapshot(
-                cursor, row.scope, path, feature_key=self._feature_key, treatment=how
+                cursor,
+                row.scope,
+                path,
+                feature_key=self._feature_key,
+                treatment=how,
+                parent=parent,
             )
         return {
             "trajectories": exported.trajectories,

@@ -157,8 +157,13 @@ def export_snapshot(
     feature_key: bytes,
     limit: int = SNAPSHOT_TRAJECTORIES,
     treatment: Treatment = _AS_GIVEN,
+    parent: str | None = None,
 ) -> Exported:
-    """Writes the trainer's file (training.proto)."""
+    """Writes the trainer's file (training.proto).
+
+    `parent` is the version from which the training starts; None: what is live by what is stored,
+    which may be a promotion behind.
+    """
     # One transaction, so that the file is one moment of a database that goes on.
     cursor.execute("BEGIN")
     try:
@@ -167,7 +172,7 @@ def export_snapshot(
         numbers = [row[0] for row in rows]
         learned = targets(cursor, numbers, treatment)
         with path.open("wb") as file:
-            for data in _messages(cursor, scope, rows, feature_key, learned.by_no):
+            for data in _messages(cursor, scope, rows, feature_key, learned.by_no, parent):
                 file.write(_LENGTH.pack(len(data)))
                 file.write(data)
     finally:
@@ -260,11 +265,15 @@ def _messages(
     rows: Sequence[tuple[Any, ...]],
     feature_key: bytes,
     learned: Mapping[int, Target],
+    parent: str | None,
 ) -> Iterator[bytes]:
-    live = live_policy(cursor, scope)
+    if parent is None:
+        live = live_policy(cursor, scope)
+        parent = live.version if live else ""
+    versions = versions_ever_live(cursor, scope)
     header = training_pb2.TrainingHeader(
         scope=common_pb2.Scope(**scope._asdict()),
-        parent=live.version if live else "",
+        parent=parent,
         tools=[
             common_pb2.Tool(
                 fingerprint=tool.fingerprint,
@@ -276,7 +285,7 @@ def _messages(
         ],
         feature_key=feature_key,
         trajectories=len(rows),
-        versions=versions_ever_live(cursor, scope),
+        versions=versions if not parent or parent in versions else [*versions, parent],
     )
     yield header.SerializeToString()
     yield from _trajectories(cursor, scope, rows, learned)

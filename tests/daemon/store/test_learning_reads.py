@@ -103,6 +103,27 @@ def test_the_snapshot_holds_what_ended_in_the_scope(
     assert (fewer.trajectories, none.trajectories, none.last_no) == (1, 0, 0)
 
 
+def test_a_training_may_start_from_a_version_whose_promotion_is_not_stored_yet(
+    records: Any, bench: Any, tmp_path: Path
+) -> None:
+    bench.apply(
+        records.catalogue(),
+        records.policy("p-1"),
+        records.change("PROMOTE", "p-1"),
+        *records.episode(1, reward=0.0),
+    )
+
+    with bench.store.reading() as cursor:
+        training.export_snapshot(cursor, SCOPE, tmp_path / "2", feature_key=b"", parent="p-2")
+        training.export_snapshot(cursor, SCOPE, tmp_path / "0", feature_key=b"", parent="")
+
+    headers = [messages(tmp_path / name)[0] for name in ("2", "0")]
+    assert [(h.parent, list(h.versions)) for h in headers] == [
+        ("p-2", ["p-1", "p-2"]),
+        ("", ["p-1"]),
+    ]
+
+
 def test_promotion_rollback_and_pins_change_what_is_live(records: Any, bench: Any) -> None:
     bench.apply(
         records.policy("p-1", status="candidate", manifest_json="{}", size=7),
