@@ -115,10 +115,8 @@ def renamed(life: Life) -> None:
 
 def reshaped(life: Life) -> None:
     """Every tool has another schema, so every fingerprint is new."""
-    tools = [
-        Tool(t.name, t.description, '{"type": "object", "properties": {"x": {"type": "string"}}}')
-        for t in life.world.tools
-    ]
+    shape = {"type": "object", "properties": {"reference": {"type": "string"}}}
+    tools = [replace(tool, parameters=shape) for tool in life.world.tools]
     life.move(life.world.requests, tools)
 
 
