@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from agentgym_daemon.lock import prepare, read_feature_key
 from agentgym_daemon.store.record import Run
 from agentgym_daemon.watch.verdict import Act, Situation, judge
 from tests.faults.processes import DaemonProcess
+from tests.hook import Hook, serving
 from tests.reports import Report
 from tests.safety.spread import spread
 from tests.safety.world import NAME, World
@@ -96,33 +95,10 @@ def test_without_a_drop_there_is_hardly_ever_a_rollback(
 # ---- in a running daemon
 
 
-class Hook:
-    """An HTTP server that keeps what is posted."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        bodies = self.bodies
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-
-
 @pytest.fixture
 def hook() -> Iterator[Hook]:
-    made = Hook()
-    threading.Thread(target=made.server.serve_forever, daemon=True).start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 class Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -30,14 +31,11 @@ class WatchService(watch_pb2_grpc.WatchServiceServicer):
         self, request: watch_pb2.ShowWatchRequest, context: Context
     ) -> watch_pb2.ShowWatchResponse:
         """Every scope that was looked at, and the newest alerts."""
-        agent = request.agent
+        agent, seen = request.agent, sorted(self._watch.seen.items(), key=lambda item: item[0])
+        wanted = [item for item in seen if agent in ("", item[0][0])]
         return watch_pb2.ShowWatchResponse(
             mode=self._mode(),
-            scopes=[
-                self._scope(key, seen)
-                for key, seen in sorted(self._watch.seen.items())
-                if agent in ("", key[0])
-            ],
+            scopes=[await asyncio.to_thread(self._scope, *item) for item in wanted],
             alerts=[_alert(a) for a in self._watch.alerts.recent if agent in ("", a.agent)],
         )
 

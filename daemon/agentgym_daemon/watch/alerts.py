@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from queue import Queue
 from typing import Any, Protocol
 
 from agentgym_daemon.clock import Clock
@@ -78,7 +81,10 @@ class WebhookSink:
 
 
 class Alerts:
-    """Passes alerts on to all sinks, and keeps the newest ones; used on the event loop."""
+    """Passes alerts on to all sinks, and keeps the newest ones; used on the event loop.
+
+    A thread of its own sends: a sink that hangs delays neither the watch nor the daemon's end.
+    """
 
     def __init__(
         self, sinks: Sequence[Sink], *, clock: Clock, count: Callable[[str], None]
@@ -87,10 +93,12 @@ class Alerts:
         self._clock = clock
         self._count = count
         self._told: dict[tuple[str, str], int] = {}
+        self._waiting: Queue[tuple[Alert, asyncio.AbstractEventLoop]] = Queue()
+        self._sender: threading.Thread | None = None
         self.recent: deque[Alert] = deque(maxlen=KEPT)
         """The newest ones, oldest first; a restart forgets them, the log of changes does not."""
 
-    async def tell(
+    def tell(
         self, kind: str, agent: str, text: str, figures: Mapping[str, Any], *, about: str = ""
     ) -> bool:
         """Passes an alert on unless one about the same was told within a day."""
@@ -101,14 +109,28 @@ class Alerts:
         alert = Alert(kind, agent, text, now_ns, figures)
         self.recent.append(alert)
         self._count("alerts")
-        for sink in self._sinks:
-            try:
-                await asyncio.to_thread(sink.send, alert)
-            except Exception:  # noqa: BLE001 - whatever a sink does, the watch goes on
-                self._count("alerts_failed")
-                _log.exception("an alert could not be sent by %s", type(sink).__name__)
+        self._waiting.put((alert, asyncio.get_running_loop()))
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send, name="alerts", daemon=True)
+            self._sender.start()
         return True
 
     def over(self, agent: str, about: str) -> None:
         """Lets an alert be told again: what it was about is gone."""
         self._told.pop((agent, about), None)
+
+    def drain(self) -> None:
+        """Waits until everything that was told is sent."""
+        self._waiting.join()
+
+    def _send(self) -> None:
+        while True:
+            alert, loop = self._waiting.get()
+            for sink in self._sinks:
+                try:
+                    sink.send(alert)
+                except Exception:  # noqa: BLE001 - whatever a sink does, the others get theirs
+                    _log.exception("an alert could not be sent by %s", type(sink).__name__)
+                    with suppress(RuntimeError):  # the loop has ended
+                        loop.call_soon_threadsafe(self._count, "alerts_failed")
+            self._waiting.task_done()

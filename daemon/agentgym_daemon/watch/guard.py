@@ -100,12 +100,17 @@ class Watch:
         verdict = await asyncio.to_thread(judge, runs, situation)
         found = await self._drifts(key, runs)
         self.seen[key] = Seen(live, verdict, found)
-        if verdict.cause == "rewards":
-            await asyncio.to_thread(self._believe, scope, int(verdict.figures["since_ns"]))
-        elif not situation.held:
-            await asyncio.to_thread(self._believe, scope, None)
+        if self._mode() == "act":
+            await self._weigh_rewards(scope, verdict, held=situation.held)
         if verdict.act is not Act.NOTHING:
             await self._act(key, live, verdict, found)
+
+    async def _weigh_rewards(self, scope: Scope, verdict: Verdict, *, held: bool) -> None:
+        """Lets the tools' health believe the rewards, or not those since they are in doubt."""
+        if verdict.cause == "rewards":
+            await asyncio.to_thread(self._believe, scope, int(verdict.figures["since_ns"]))
+        elif not held:
+            await asyncio.to_thread(self._believe, scope, None)
 
     def _read(self, scope: Scope) -> tuple[list[Run], list[StoredChange]]:
         with self._store.reading() as cursor:
@@ -138,9 +143,7 @@ class Watch:
         for name, one in found.items():
             if one.alarming:
                 figures = {"z": round(one.z, 1), "effect": round(one.effect, 3)}
-                await self.alerts.tell(
-                    "drift", key[0], _WORDS[name], figures, about=f"drift of {name}"
-                )
+                self.alerts.tell("drift", key[0], _WORDS[name], figures, about=f"drift of {name}")
             else:
                 self.alerts.over(key[0], f"drift of {name}")
         return found
@@ -161,7 +164,7 @@ class Watch:
             "live": live,
             **verdict.figures,
             "blamed": list(verdict.blamed),
-            "tools_down": self._tools_down(Scope(*key)),
+            "tools_down": await asyncio.to_thread(self._tools_down, Scope(*key)),
             "drift": sorted(name for name, one in found.items() if one.alarming),
         }
         text = json.dumps(receipt, sort_keys=True)
@@ -178,7 +181,10 @@ class Watch:
                 reason = f"{live} rolled back to {now}: {reason}"
             elif act is Act.HOLD:
                 await self._registry.pin(live, actor=ACTOR, reason=reason, receipt=text)
-                reason = f"{reason}; {live} is pinned until somebody looks (agentgym policy unpin)"
+                reason = (
+                    f"{reason}; {live} is pinned until somebody looks "
+                    f"(agentgym policy pin --unpin {key[0]})"
+                )
             elif act is Act.RELEASE:
                 await self._registry.unpin(scope, actor=ACTOR, reason=reason)
                 reason = f"{reason}; {live} is held no longer, and learning goes on"
@@ -186,7 +192,7 @@ class Watch:
             _log.info("the watch left %s as it is: %s", key, error)
             return
         about = f"{verdict.cause} {live}"
-        await self.alerts.tell(_KINDS[act], key[0], reason, receipt, about=about)
+        self.alerts.tell(_KINDS[act], key[0], reason, receipt, about=about)
 
 
 _KINDS = {
