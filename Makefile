@@ -48,7 +48,7 @@ $(LIGHTNING_STAMP): pyproject.toml constraints-lightning.txt
 		--editable '.[daemon,lightning]' pytest pytest-asyncio pytest-cov pytest-timeout
 	@touch $@
 
-demo: $(STAMP)  ## three agents learn to choose tools, in under two minutes (DEMO_ARGS=...)
+demo: $(STAMP)  ## three agents learn to choose tools, in two to six minutes (DEMO_ARGS=...)
 	@$(BIN)/agentgym-daemon demo $(DEMO_ARGS)
 
 test: $(STAMP)  ## all tests, both environments, with the coverage floor (WORKERS=2 TEST_ARGS=...)
