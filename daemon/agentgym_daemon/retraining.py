@@ -18,7 +18,7 @@ from agentgym_daemon.clock import Clock
 from agentgym_daemon.config import DaemonConfig
 from agentgym_daemon.encoders.choice import Choice
 from agentgym_daemon.errors import ConfigError, DirectoryError, PolicyStateError
-from agentgym_daemon.learning import schedule
+from agentgym_daemon.learning import schedule, twin_files
 from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
@@ -70,6 +70,7 @@ class Retraining:
         self._encoder = encoder
         self._clock = clock
         self._directory = config.home / "training"
+        self._twins = config.home / "twins"
         self._settings = settings_of(config)
 
     def configure(self, config: DaemonConfig) -> None:
@@ -121,6 +122,7 @@ class Retraining:
             result, window = await self._train_once(row, version, phases)
             with phases("register"):
                 verdict, report = await self._conclude(scope, result)
+                await asyncio.to_thread(twin_files.keep_only, self._twins, self._anchors())
             report["window"] = window
             report["seconds"] = {**phases.seconds, **result.seconds}
         except (OSError, SnapshotError, DirectoryError) as error:
@@ -156,6 +158,7 @@ class Retraining:
             seed=self._config.seed,
             parent=self._registry.path(parent) if parent else None,
             best=self._best(scope_of(row.scope)),
+            twins=self._twins,
             encoder=self._encoder.path,
             settings=self._settings,
         )
@@ -178,6 +181,13 @@ class Retraining:
         best = self._registry.book.best_version(scope)
         path = self._registry.path(best) if best else None
         return path if path is not None and path.exists() else None
+
+    def _anchors(self) -> set[str]:
+        """The versions that a later training may go on from, or is held against."""
+        book = self._registry.book
+        scopes = [version.scope for version in book.live()]
+        of = (book.live_version, book.previous_version, book.best_version)
+        return {version(scope) for scope in scopes for version in of}
 
     def _export(self, row: Progress, path: Path, parent: str) -> dict[str, Any]:
         self._directory.mkdir(mode=0o700, exist_ok=True)

@@ -20,6 +20,8 @@ from tests.safety.world import World
 
 SIZES = (500, 1000, 2000)
 _COMPARED = 1000
+_EARLIER = 400
+_VERSIONS = ("p-000001", "p-000002")
 pytestmark = [pytest.mark.timeout(900), pytest.mark.no_cover]
 
 
@@ -45,15 +47,19 @@ class Tally:
 
 
 def one_log(seed: int, steps: int, directory: Path) -> Tally:
-    """Estimates on the growing log of one world, beside that world's own probabilities."""
+    """Estimates on the growing log of one world, beside that world's own probabilities.
+
+    An earlier version decided the first runs: a difference is joined from what both say of it.
+    """
     world, rng = world_of(steps, seed), np.random.default_rng(seed)
     start, end = world.knowing(0.3, seed=seed), world.knowing(0.9, seed=seed)
     here = rng.uniform(0.2, 0.7)
-    behaviour = mixed(start, end, here)
+    earlier, behaviour = mixed(start, end, 0.6 * here), mixed(start, end, here)
     target = mixed(start, end, here + rng.uniform(-0.15, 0.25))
     value, acting, alone = (world.value(p) for p in (target, behaviour, None))
-    runs = list(world.log(behaviour, SIZES[-1], seed=seed))
-    dataset = world.dataset(runs, directory / f"runs-{steps}-{seed}")
+    runs = list(world.log(earlier, _EARLIER, seed=seed, version="p-000001"))
+    runs += world.log(behaviour, SIZES[-1] - _EARLIER, seed=10_000 + seed, version="p-000002")
+    dataset = world.dataset(runs, directory / f"runs-{steps}-{seed}", versions=_VERSIONS)
     to, of = targets.policy(target, dataset), targets.policy(behaviour, dataset)
     tally = Tally()
     for size in SIZES:

@@ -12,6 +12,7 @@ import pytest
 
 from agentgym.policy.arms import Exploration
 from agentgym.policy.parameters import Parameters
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.proof import Anchors, Proof, prove
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import train
@@ -47,8 +48,8 @@ class Bench:
         seed = self.seed if seed is None else seed
         messages = list(self.world.log(acting, self.runs, seed=seed))
         dataset = self.world.dataset(messages, self.path)
-        anchors = Anchors(acting, best or acting, "p-000001")
-        return prove(candidate, dataset, dataset.trajectories, anchors, SETTINGS)
+        anchors = Anchors(Fitted(acting), Fitted(best or acting), "p-000001")
+        return prove(Fitted(candidate), dataset, dataset.trajectories, anchors, SETTINGS)
 
 
 def passed(proof: Proof) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from agentgym.policy.parameters import Parameters
 from agentgym_daemon.learning import spending
 from agentgym_daemon.learning.checks import Check
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.dataset import Trajectory
 from agentgym_daemon.learning.evaluation.estimators import Terms, estimate
 from agentgym_daemon.learning.proof import Anchors, prove
@@ -62,8 +63,8 @@ class Desk:
         """The gate's check of cost on runs of the incumbent."""
         messages = list(self.world.log(incumbent, RUNS, seed=self.seed))
         dataset = self.world.dataset(messages, self.path)
-        anchors = Anchors(incumbent, incumbent, "p-000001")
-        proof = prove(candidate, dataset, dataset.trajectories, anchors, LearningSettings())
+        anchors = Anchors(Fitted(incumbent), Fitted(incumbent), "p-000001")
+        proof = prove(Fitted(candidate), dataset, dataset.trajectories, anchors, LearningSettings())
         (found,) = (check for check in proof.checks if check.name == "cost")
         return found
 

@@ -28,11 +28,11 @@ from agentgym_daemon.learning.supervisor import Trainer, TrainJob, TrainResult
 from agentgym_daemon.lock import prepare, read_feature_key, write_private
 from agentgym_daemon.policies.history import history
 from agentgym_daemon.policies.registry import Registry
-from agentgym_daemon.retraining import PROMOTED, Retraining
+from agentgym_daemon.retraining import FAILED, Retraining
 from agentgym_daemon.store.batch import BatchWriter
 from agentgym_daemon.store.database import Store
 
-PHASES = ("export", "load", "featurise", "train", "gate", "write", "register")
+PHASES = ("export", "load", "featurise", "train", "twins", "gate", "write", "register")
 _BATCH = 3_000  # records
 _GOAL_S = 20.0
 
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> Report:
     units = {"wall_s": "s", "cpu_s": "s", "trainer_cpu_s": "s", "trainer_peak_mb": "MB"}
     return Report(
         name="retrain",
-        units=units | {f"{phase}_s": "s" for phase in PHASES} | {"promoted": "share"},
+        units=units | {f"{phase}_s": "s" for phase in PHASES} | {"judged": "share"},
         runs=runs,
-        goals={"wall_s": f"<= {_GOAL_S:g} (aim 8)", "promoted": "= 1"},
+        goals={"wall_s": f"<= {_GOAL_S:g} (aim 8)", "judged": "= 1"},
         not_measured=[
             f"filling the store with {arguments.episodes} episodes of {DECISIONS} decisions",
             "starting the trainer's process, which stays for all trainings of a daemon",
@@ -135,7 +135,7 @@ async def _round(
         "cpu_s": own + theirs,
         "trainer_cpu_s": theirs,
         "trainer_peak_mb": _peak_mb(trainer),
-        "promoted": float(done.verdict == PROMOTED),
+        "judged": float(done.verdict != FAILED),
         **_phases(done),
     }
 

@@ -26,6 +26,7 @@ from agentgym.trajectory import ArmKind, PastCall, Tool
 from agentgym.trajectory import Decision as Drawn
 from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.learning import schedule
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.dataset import Act, Dataset, GradientArm, Step, Trajectory
 from agentgym_daemon.learning.health import Health, calls
 from agentgym_daemon.learning.improve import improve
@@ -63,6 +64,7 @@ class Learner:
         self.settings = settings or LearningSettings()
         self._seed, self._gate = seed, gate
         self._anchors = Anchors()
+        self._incumbent: Fitted | None = None
         self._features = features
         self._rng = random.Random(seed)
         self._catalogues = CatalogueCache(features)
@@ -199,14 +201,15 @@ class Learner:
         }
         outcome = improve(
             dataset,
-            replace(self._anchors, incumbent=parent.parameters if parent else None),
+            replace(self._anchors, incumbent=self._incumbent),
             manifest,
             settings=self.settings,
             seed=self._seed,
         )
         if outcome.receipt.accepted or not self._gate:
             self._versions.append(version)
-            snapshot = Snapshot(version, outcome.sha256, outcome.candidate, manifest)
+            self._incumbent = outcome.candidate
+            snapshot = Snapshot(version, outcome.sha256, outcome.candidate.policy, manifest)
             if outcome.receipt.best == version:
                 self._anchors = Anchors(best=outcome.candidate, best_version=version)
             self._policies = replace(self._policies, policies={_AGENT: snapshot})

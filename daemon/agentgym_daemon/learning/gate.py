@@ -19,6 +19,7 @@ from agentgym_daemon.learning import credit
 from agentgym_daemon.learning.arrays import Floats, step_arrays
 from agentgym_daemon.learning.checks import Check, Receipt
 from agentgym_daemon.learning.churn import allowed_matrix, churn, estimates
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
 from agentgym_daemon.learning.evaluation.logged import fresh
 from agentgym_daemon.learning.proof import Anchors, prove
@@ -33,22 +34,34 @@ def judge(
     sha256: str,
     dataset: Dataset,
     *,
+    twins: tuple[Parameters, ...] = (),
     anchors: Anchors,
     settings: LearningSettings,
 ) -> Receipt:
     """Judges the candidate file `data` by all that the runs say of it; never raises for it."""
-    first = tier0(data, sha256, dataset, incumbent=anchors.incumbent, settings=settings)
+    incumbent = anchors.incumbent.policy if anchors.incumbent else None
+    first = tier0(data, sha256, dataset, incumbent=incumbent, settings=settings)
     if not first.accepted:
         return first
     candidate = snapshot.parse(data, sha256)
-    unseen = fresh(dataset.trajectories, held_out_in=settings.held_out_in)
-    proof = prove(candidate.parameters, dataset, unseen, anchors, settings)
+    fitted = Fitted(candidate.parameters, twins)
+    proof = prove(fitted, dataset, _judges(fitted, dataset, anchors, settings), anchors, settings)
     return Receipt(
         tier=proof.tier,
         accepted=all(check.passed is not False for check in proof.checks),
         checks=(*first.checks, *proof.checks),
         best=candidate.version if proof.is_best else anchors.best_version,
     )
+
+
+def _judges(
+    candidate: Fitted, dataset: Dataset, anchors: Anchors, settings: LearningSettings
+) -> Sequence[Trajectory]:
+    """The runs that can judge: all where every version has twins, else those that are held out."""
+    versions = (candidate, anchors.incumbent, anchors.best)
+    if all(version.twins for version in versions if version is not None):
+        return dataset.trajectories
+    return fresh(dataset.trajectories, held_out_in=settings.held_out_in)
 
 
 def tier0(

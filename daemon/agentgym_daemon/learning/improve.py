@@ -7,23 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentgym.policy import snapshot
-from agentgym.policy.parameters import Parameters
 from agentgym_daemon.learning import gate
 from agentgym_daemon.learning.checks import Receipt
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.dataset import Dataset
 from agentgym_daemon.learning.health import replay as health_after
 from agentgym_daemon.learning.health import stale
 from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
-from agentgym_daemon.learning.train import TrainReport, train
+from agentgym_daemon.learning.train import TrainReport, train_with_twins
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A trained candidate, its file, and what training and gate say of it."""
 
-    candidate: Parameters
+    candidate: Fitted
     data: bytes
     sha256: str
     report: TrainReport
@@ -44,11 +44,15 @@ def improve(
     phases = phases or Phases()
     with phases("train"):
         dataset, dropped = _without_stale(dataset)
-        candidate, report = train(dataset, parent, settings=settings, seed=seed, phases=phases)
-        data = snapshot.dump(candidate, manifest)
+        candidate, report = train_with_twins(
+            dataset, parent, settings=settings, seed=seed, phases=phases
+        )
+        data = snapshot.dump(candidate.policy, manifest)
         sha256 = snapshot.digest(data)
     with phases("gate"):
-        receipt = gate.judge(data, sha256, dataset, anchors=anchors, settings=settings)
+        receipt = gate.judge(
+            data, sha256, dataset, twins=candidate.twins, anchors=anchors, settings=settings
+        )
     return Outcome(candidate, data, sha256, replace(report, stale=dropped), receipt)
 
 

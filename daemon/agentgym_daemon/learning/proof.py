@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
-from agentgym.policy.parameters import Parameters
 from agentgym.trajectory import ArmKind
-from agentgym_daemon.learning import spending
+from agentgym_daemon.learning import crossfit, spending
 from agentgym_daemon.learning.checks import Check
+from agentgym_daemon.learning.crossfit import Fitted
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
 from agentgym_daemon.learning.evaluation import estimators, targets
 from agentgym_daemon.learning.evaluation.compare import Evaluation, Evidence
@@ -31,8 +32,8 @@ LEAST_RUNS_PER_TOOL = 50
 class Anchors:
     """The policies that a candidate is held against."""
 
-    incumbent: Parameters | None = None
-    best: Parameters | None = None
+    incumbent: Fitted | None = None
+    best: Fitted | None = None
     best_version: str = ""
 
 
@@ -46,15 +47,14 @@ class Proof:
 
 
 def prove(
-    candidate: Parameters,
+    candidate: Fitted,
     dataset: Dataset,
     fresh: Sequence[Trajectory],
     anchors: Anchors,
     settings: LearningSettings,
 ) -> Proof:
     """Judges a candidate on runs that it was not trained on; the control group's are all fresh."""
-    usable = decided(fresh)
-    decisions = sum(s.gradient is not None for t in usable for s in t.steps)
+    usable, decisions = _newest(decided(fresh), settings.most_decisions)
     if decisions < settings.least_decisions:
         reason = (
             f"unproven: {decisions} decisions that it was not trained on, "
@@ -64,14 +64,17 @@ def prove(
         return Proof(0, (check,), is_best=True)
     control = [t for t in dataset.trajectories if t.control]
     evidence = Evidence([*usable, *control])
-    target = targets.policy(candidate, dataset)
+    judged = partial(
+        crossfit.target, dataset=dataset, runs=usable, held_out_in=settings.held_out_in
+    )
+    target = judged(candidate)
     best = anchors.best or anchors.incumbent
-    other = targets.policy(best, dataset) if best else targets.alone(target)
+    other = judged(best) if best else targets.alone(target)
     beside_best = evidence.difference(target, other, confidence=ONE_SIDED)
     if beside_best.identifiable or anchors.incumbent is None:
         first = _best(beside_best, anchors, settings)
     else:
-        before = targets.policy(anchors.incumbent, dataset)
+        before = judged(anchors.incumbent)
         first = _incumbent(
             evidence.difference(target, before, confidence=ONE_SIDED), beside_best, anchors
         )
@@ -90,6 +93,18 @@ def prove(
     )
     better = beside_best.identifiable and beside_best.estimates["dr"].low > 0.0
     return Proof(1, checks, is_best=better or best is None)
+
+
+def _newest(runs: Sequence[Trajectory], most: int) -> tuple[list[Trajectory], int]:
+    """The newest runs with at most so many decisions, and how many they have."""
+    kept, decisions = [], 0
+    for run in reversed(runs):
+        more = sum(step.gradient is not None for step in run.steps)
+        if decisions + more > most:
+            break
+        kept.append(run)
+        decisions += more
+    return kept[::-1], decisions
 
 
 def _best(found: Evaluation, anchors: Anchors, settings: LearningSettings) -> Check:
@@ -161,7 +176,7 @@ def _tools(
     worst, figures = "", {}
     for tool, runs in sorted(large.items()):
         logs = log_of(runs, target), log_of(runs, other)
-        terms = estimators.doubly_robust(logs[0]) - estimators.doubly_robust(logs[1])
+        terms = estimators.difference(estimators.doubly_robust, *logs)
         found = estimators.estimate(terms, confidence)
         figures[names[tool]] = found.high
         if found.high < -settings.tool_margin:

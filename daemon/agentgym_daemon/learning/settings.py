@@ -48,7 +48,8 @@ class LearningSettings:
     recent_steps: int = 500
     max_changed: float = 0.30
     max_kl: float = 0.20
-    least_decisions: int = 300  # not trained on; below, the candidate's worth is unproven
+    least_decisions: int = 1000  # below, the candidate's worth is unproven
+    most_decisions: int = 5000  # the newest that judge: more of them cost only time
     anchor_margin: float = 0.01  # below the agent alone
     best_margin: float = 0.02  # below the best version ever promoted
     tool_margin: float = 0.05  # below it on the requests of one tool

@@ -50,6 +50,7 @@ class TrainJob:
     seed: int
     parent: Path | None = None
     best: Path | None = None  # the best version ever promoted, where it is not the parent
+    twins: Path | None = None  # directory of the versions' twins
     encoder: Path | None = None
     settings: LearningSettings = field(default_factory=LearningSettings)
 
@@ -306,6 +307,7 @@ def _message(job: TrainJob, number: int) -> dict[str, Any]:
         "snapshot": str(job.snapshot),
         "parent": None if job.parent is None else str(job.parent),
         "best": None if job.best is None else str(job.best),
+        "twins": None if job.twins is None else str(job.twins),
         "encoder": None if job.encoder is None else str(job.encoder),
         "out": str(job.out),
         "version": job.version,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from agentgym.policy.parameters import EFFECTS, Parameters, extend, initial
 from agentgym_daemon.learning.arrays import Floats, Ints, step_arrays
 from agentgym_daemon.learning.churn import Churn, allowed_matrix, churn
+from agentgym_daemon.learning.crossfit import HALVES, Fitted, without
 from agentgym_daemon.learning.dataset import Dataset, Trajectory
 from agentgym_daemon.learning.phases import Phases
 from agentgym_daemon.learning.policy_net import PolicyNet, to_parameters, to_tensors
@@ -91,27 +93,38 @@ def train(
 
     Raises RatioError when decisions of the parent version cannot be recomputed.
     """
-    prior = initial(dataset.tools, dataset.names, dataset.features.embedding_dim)
-    start = prior if parent is None else extend(parent, dataset.tools, dataset.names)
+    candidate, report = train_with_twins(
+        dataset, Fitted.of(parent), settings=settings, seed=seed, phases=phases, twins=0
+    )
+    return candidate.policy, report
+
+
+def train_with_twins(
+    dataset: Dataset,
+    parent: Fitted | None,
+    *,
+    settings: LearningSettings,
+    seed: int,
+    phases: Phases | None = None,
+    twins: int = HALVES,
+) -> tuple[Fitted, TrainReport]:
+    """The candidate with the twins that can say what it is worth (see `crossfit`)."""
+    phases = phases or Phases()
     usable = [t for t in dataset.trajectories if t.steps and _informative(t)]
     kept = [t for t in usable if not t.held_out(settings.held_out_in)]
-    with (phases or Phases())("featurise"):
+    with phases("featurise"):
         problem = Problem(dataset, kept, settings)
-    ratio_error = problem.ratio_error(start) if parent is not None else None
-    if ratio_error is not None and ratio_error > settings.ratio_limit:
-        raise RatioError(
-            f"expected |ratio - 1| <= {settings.ratio_limit:g} on the parent's steps before "
-            f"the first update, got {ratio_error:g}; the stored features or the code do not match "
-            f"version {dataset.parent!r}"
+    ratio_error = None if parent is None else _check_ratio(problem, dataset, parent, settings)
+    fit = partial(_fit, problem, dataset, settings=settings, seed=seed)
+    found = fit(parent.policy if parent else None, np.arange(problem.count))
+    with phases("twins"):
+        fitted = Fitted(
+            found.parameters,
+            tuple(
+                fit(parent.twin(half) if parent else None, without(kept, half)).parameters
+                for half in range(twins)
+            ),
         )
-    if ratio_error is not None and ratio_error > settings.ratio_tolerance:
-        # Not what was done to the last digits: enough to replay, not enough for a gradient.
-        problem.replay_only()
-    tensors, first, last = _descend(problem, start, prior, settings=settings, seed=seed)
-    candidate = to_parameters(start, tensors)
-    beta, change = 1.0, None
-    if parent is not None:
-        candidate, beta, change = _backtrack(dataset, start, candidate, settings)
     report = TrainReport(
         trajectories=len(kept),
         rewarded=sum(t.reward is not None for t in kept),
@@ -122,13 +135,58 @@ def train(
         ratio_error=ratio_error,
         tolerance=problem.tolerance,
         visible_share=problem.visible,
-        loss_first=first,
-        loss_last=last,
-        beta=beta,
-        churn=None if change is None else asdict(change),
+        loss_first=found.loss_first,
+        loss_last=found.loss_last,
+        beta=found.beta,
+        churn=None if found.churn is None else asdict(found.churn),
         weight=sum(t.weight for t in kept if t.reward is not None),
     )
-    return candidate, report
+    return fitted, report
+
+
+def _check_ratio(
+    problem: Problem, dataset: Dataset, parent: Fitted, settings: LearningSettings
+) -> float | None:
+    """max |ratio - 1| on the parent's steps, and what follows from it."""
+    error = problem.ratio_error(extend(parent.policy, dataset.tools, dataset.names))
+    if error is not None and error > settings.ratio_limit:
+        raise RatioError(
+            f"expected |ratio - 1| <= {settings.ratio_limit:g} on the parent's steps before "
+            f"the first update, got {error:g}; the stored features or the code do not match "
+            f"version {dataset.parent!r}"
+        )
+    if error is not None and error > settings.ratio_tolerance:
+        # Not what was done to the last digits: enough to replay, not enough for a gradient.
+        problem.replay_only()
+    return error
+
+
+class _Fit(NamedTuple):
+    parameters: Parameters
+    loss_first: float
+    loss_last: float
+    beta: float
+    churn: Churn | None
+
+
+def _fit(
+    problem: Problem,
+    dataset: Dataset,
+    parent: Parameters | None,
+    members: Ints,
+    *,
+    settings: LearningSettings,
+    seed: int,
+) -> _Fit:
+    """Parameters learned from some of the trajectories, inside the trust region of `parent`."""
+    prior = initial(dataset.tools, dataset.names, dataset.features.embedding_dim)
+    start = prior if parent is None else extend(parent, dataset.tools, dataset.names)
+    tensors, first, last = _descend(problem, members, start, prior, settings=settings, seed=seed)
+    candidate = to_parameters(start, tensors)
+    if parent is None:
+        return _Fit(candidate, first, last, 1.0, None)
+    candidate, beta, change = _backtrack(dataset, start, candidate, settings)
+    return _Fit(candidate, first, last, beta, change)
 
 
 def _informative(trajectory: Trajectory) -> bool:
@@ -138,16 +196,17 @@ def _informative(trajectory: Trajectory) -> bool:
 
 def _descend(
     problem: Problem,
+    members: Ints,
     start: Parameters,
     prior: Parameters,
     *,
     settings: LearningSettings,
     seed: int,
 ) -> tuple[dict[str, Tensor], float, float]:
-    """Adam from `start` over seeded minibatches; also the first and the last loss."""
+    """Adam from `start` over seeded minibatches of `members`; also the first and the last loss."""
     tensors = {n: t.requires_grad_() for n, t in to_tensors(start, torch.float32).items()}
     anchor = to_tensors(prior, torch.float32)
-    if not problem.count:
+    if not len(members):
         return tensors, 0.0, 0.0
     rates = {name: getattr(settings, f"rate_{_GROUPS[name]}") for name in tensors}
     strengths = {name: getattr(settings, f"l2_{_GROUPS[name]}") for name in tensors}
@@ -160,7 +219,7 @@ def _descend(
         optimiser, 1.0, _LAST_RATE, total_iters=settings.rounds
     )
     values = []
-    for batch in _batches(problem.count, settings, np.random.default_rng(seed)):
+    for batch in _batches(members, problem.count, settings, np.random.default_rng(seed)):
         optimiser.zero_grad()
         loss = problem.loss(tensors, batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks one
@@ -168,7 +227,7 @@ def _descend(
             _keep_repeats(tensors["history.effect"].grad)
             for name, tensor in tensors.items():
                 if tensor.grad is not None:
-                    tensor.grad.add_(tensor - anchor[name], alpha=strengths[name] / problem.count)
+                    tensor.grad.add_(tensor - anchor[name], alpha=strengths[name] / len(members))
         optimiser.step()
         schedule.step()
         values.append(float(loss.detach()))
@@ -187,14 +246,16 @@ def _keep_repeats(gradient: Tensor | None) -> None:
         gradient[EFFECTS.index("repeat_error")] = 0.0
 
 
-def _batches(count: int, settings: LearningSettings, rng: np.random.Generator) -> Sequence[Ints]:
+def _batches(
+    members: Ints, count: int, settings: LearningSettings, rng: np.random.Generator
+) -> Sequence[Ints]:
     """`rounds` batches, drawn in proportion to how recent a trajectory is (the newest is last)."""
-    size = min(settings.batch, count)
-    age = np.arange(count)[::-1] / settings.half_life
+    size = min(settings.batch, len(members))
+    age = (count - 1 - members) / settings.half_life
     weight = settings.least_weight + (1.0 - settings.least_weight) * 0.5**age
     chance = weight / weight.sum()
     return [
-        np.sort(rng.choice(count, size, replace=False, p=chance)) for _ in range(settings.rounds)
+        np.sort(rng.choice(members, size, replace=False, p=chance)) for _ in range(settings.rounds)
     ]
 
 

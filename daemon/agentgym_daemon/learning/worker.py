@@ -1,6 +1,6 @@
 """The trainer's process: one JSON job per line on stdin, one JSON answer per line on stdout.
 
-    {"id", "snapshot", "parent", "best", "encoder", "out", "version", "seed",
+    {"id", "snapshot", "parent", "best", "twins", "encoder", "out", "version", "seed",
      "created_unix_nano", "settings"}
     -> {"id", "ok": true, "report", "receipt", "sha256", "size", "seconds"}
      | {"id", "ok": false, "error"}
@@ -28,6 +28,7 @@ from agentgym.policy import snapshot
 from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.snapshot import Snapshot
 from agentgym_daemon.encoders.choice import featuriser_from
+from agentgym_daemon.learning import twin_files
 from agentgym_daemon.learning.dataset import Dataset, grams_only, read_dataset
 from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.phases import Phases
@@ -50,6 +51,7 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
         parent = _load(job.get("parent"))
         best = _load(job.get("best")) or parent
         known = parent.parameters if parent else None
+        twins = Path(job["twins"]) if job.get("twins") else None
         dataset = read_dataset(
             Path(job["snapshot"]),
             extra=tuple(zip(known.tools, known.names, strict=True)) if known else (),
@@ -57,8 +59,8 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
         )
         manifest = _manifest(job, dataset, parent, settings)
     anchors = Anchors(
-        incumbent=known,
-        best=best.parameters if best else None,
+        incumbent=twin_files.load(twins, parent) if parent else None,
+        best=twin_files.load(twins, best) if best else None,
         best_version=best.version if best else "",
     )
     outcome = improve(
@@ -66,6 +68,8 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     )
     with phases("write"):
         _write(Path(job["out"]), outcome.data)
+        if twins is not None:
+            twin_files.save(twins, job["version"], outcome.candidate.twins, manifest)
     return {
         "seconds": phases.seconds,
         "report": outcome.report.plain(),

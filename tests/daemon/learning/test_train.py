@@ -15,6 +15,7 @@ from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.snapshot import digest, parse
 from agentgym.proto.v1 import common_pb2
 from agentgym.trajectory import Tool
+from agentgym_daemon.learning.crossfit import HALVES, Fitted
 from agentgym_daemon.learning.dataset import Dataset, Trajectory, read_dataset
 from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.proof import Anchors
@@ -250,7 +251,8 @@ def test_what_was_learned_before_a_tool_broke_is_left_out(first_round: Any) -> N
     assert outcome.receipt.accepted
     assert outcome.sha256 == digest(outcome.data)
     loaded = parse(outcome.data, outcome.sha256)
-    assert same(loaded.parameters, outcome.candidate)
+    assert same(loaded.parameters, outcome.candidate.policy)
+    assert len(outcome.candidate.twins) == HALVES
     assert loaded.version == "p-000001"
 
 
@@ -265,10 +267,12 @@ def test_a_history_that_is_stale_as_a_whole_gives_the_version_that_there_is(
     ]
     stale_ones = replace(dataset, trajectories=tuple(runs))
 
-    outcome = improve(stale_ones, Anchors(incumbent=policy), MANIFEST, settings=FAST, seed=0)
+    outcome = improve(
+        stale_ones, Anchors(incumbent=Fitted(policy)), MANIFEST, settings=FAST, seed=0
+    )
 
     assert (outcome.report.stale, outcome.report.trajectories) == (20, 0)
-    assert same(outcome.candidate, policy)
+    assert same(outcome.candidate.policy, policy)
 
 
 def test_training_fails_when_propensities_cannot_be_recomputed(second_round: Any) -> None:

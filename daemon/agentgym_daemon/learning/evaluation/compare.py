@@ -119,7 +119,7 @@ class Evidence:
         return Evaluation(
             support,
             {
-                name: estimators.estimate(f(logs[0]) - f(logs[1]), confidence)
+                name: estimators.estimate(estimators.difference(f, *logs), confidence)
                 for name, f in _ESTIMATORS.items()
             },
         )

@@ -7,7 +7,7 @@ could not have been drawn (a tool outside the logged arms) is kept apart: no est
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from agentgym.policy.parameters import MAX_OK
 from agentgym.trajectory import ArmKind
 from agentgym_daemon.learning.arrays import Flags, Floats, Ints
-from agentgym_daemon.learning.dataset import GradientArm, Step, Trajectory
+from agentgym_daemon.learning.dataset import Act, GradientArm, Step, Trajectory
 from agentgym_daemon.learning.evaluation.targets import Target, Weighed
 
 FEATURES = 6
@@ -33,7 +33,9 @@ class Log:
     taken: Floats  # (S, FEATURES) of the arm that was drawn
     meant: Floats  # (S, FEATURES) summed over the target's arms that could be drawn
     beyond: Floats  # (S, FEATURES) summed over those that could not
+    astray: Sequence[Mapping[Act, float]]  # (S,) those, with their probabilities
     reward: Floats  # (N,)
+    logger: Ints  # (N,) number of the version that decided the run
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -82,8 +84,14 @@ def log_of(runs: Sequence[Trajectory], target: Target) -> Log:
         taken=np.array([row.taken for row in rows]).reshape(-1, FEATURES),
         meant=np.array([row.meant for row in rows]).reshape(-1, FEATURES),
         beyond=np.array([row.beyond for row in rows]).reshape(-1, FEATURES),
+        astray=[row.astray for row in rows],
         reward=np.array([t.judged for t in runs], np.float64),
+        logger=np.unique([_version(t) for t in runs], return_inverse=True)[1],
     )
+
+
+def _version(run: Trajectory) -> str:
+    return next(s.gradient.version for s in run.steps if s.gradient is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class _Row:
     taken: Floats
     meant: Floats
     beyond: Floats
+    astray: Mapping[Act, float]
 
 
 def _row(step: Step, drawn: GradientArm, arms: Sequence[Weighed]) -> _Row:
@@ -109,6 +118,7 @@ def _row(step: Step, drawn: GradientArm, arms: Sequence[Weighed]) -> _Row:
         taken=_features(step, act.kind, seen.score if seen else 0.0),
         meant=_expected(step, inside),
         beyond=_expected(step, others),
+        astray={arm.act: arm.probability for arm in others},
     )
 
 

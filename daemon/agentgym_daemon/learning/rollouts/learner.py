@@ -150,6 +150,7 @@ class Learner:
         return {
             "snapshot": str(path),
             "parent": None if self._parent is None else str(self._parent),
+            "twins": str(self._folder / "twins"),
             "out": str(self._file(number)),
             "encoder": None if self._encoder is None else str(self._encoder),
             "version": _version(number),
