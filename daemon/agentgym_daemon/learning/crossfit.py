@@ -3,10 +3,10 @@
 A version is trained on nine runs in ten, so only the tenth could say what it is worth: too little
 to tell two points for many thousand runs. Its twins are trained like it, each without one half of
 those runs (Chernozhukov et al., Econometrics Journal 21:C1, 2018), and each goes on from the twin
-of its own half, so that what a twin judges never reached it, but for three shares that are of all
-runs together (of visible errors, of those that did no harm, of successes). What is estimated is what this way of
-learning has come to, with half the data; on the runs that are held out from all, the version itself
-judges.
+of its own half, so that what a twin judges never reached it, but for three shares of all runs
+together: of visible errors, of those that did no harm, of successes. What is estimated is what this
+way of learning has come to, with half the data; on the runs that are held out from all, the version
+itself judges.
 """
 
 from __future__ import annotations

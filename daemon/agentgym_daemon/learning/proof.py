@@ -20,7 +20,7 @@ from agentgym_daemon.learning.dataset import Dataset, Trajectory
 from agentgym_daemon.learning.evaluation import estimators, targets
 from agentgym_daemon.learning.evaluation.compare import Evaluation, Evidence
 from agentgym_daemon.learning.evaluation.estimators import Estimate
-from agentgym_daemon.learning.evaluation.logged import decided, log_of
+from agentgym_daemon.learning.evaluation.logged import decided
 from agentgym_daemon.learning.settings import LearningSettings
 
 ONE_SIDED = 0.90
@@ -81,10 +81,10 @@ def prove(
     checks = (
         first,
         _control(evidence.lift(target, confidence=ONE_SIDED), settings),
-        _tools(target, other, usable, dataset.names, settings),
+        _tools(evidence, target, other, dataset.names, settings),
         spending.check(
-            target,
-            other,
+            evidence.log(target),
+            evidence.log(other),
             usable,
             beside=_named(anchors),
             tolerance=settings.cost_tolerance,
@@ -159,14 +159,14 @@ def _control(found: Evaluation, settings: LearningSettings) -> Check:
 
 
 def _tools(
+    evidence: Evidence,
     target: targets.Target,
     other: targets.Target,
-    usable: Sequence[Trajectory],
     names: Sequence[str],
     settings: LearningSettings,
 ) -> Check:
     """No tool's requests may get clearly worse: those whose first step would force it."""
-    groups = _by_tool(usable, target)
+    groups = _by_tool(evidence.runs, target)
     large = {t: runs for t, runs in groups.items() if len(runs) >= LEAST_RUNS_PER_TOOL}
     if not large:
         reason = f"skipped: no tool is first choice in {LEAST_RUNS_PER_TOOL} runs"
@@ -175,7 +175,7 @@ def _tools(
     confidence = 1.0 - (1.0 - ONE_SIDED) / len(large)
     worst, figures = "", {}
     for tool, runs in sorted(large.items()):
-        logs = log_of(runs, target), log_of(runs, other)
+        logs = evidence.log(target).part(runs), evidence.log(other).part(runs)
         terms = estimators.difference(estimators.doubly_robust, *logs)
         found = estimators.estimate(terms, confidence)
         figures[names[tool]] = found.high
@@ -187,14 +187,15 @@ def _tools(
     return Check("tools", not worst, reason, figures)
 
 
-def _by_tool(runs: Iterable[Trajectory], target: targets.Target) -> dict[int, list[Trajectory]]:
-    groups: dict[int, list[Trajectory]] = {}
-    for run in runs:
+def _by_tool(runs: Iterable[Trajectory], target: targets.Target) -> dict[int, list[int]]:
+    """Positions of the runs whose first step would force a tool, by its column."""
+    groups: dict[int, list[int]] = {}
+    for position, run in enumerate(runs):
         step = next(s for s in run.steps if s.gradient is not None)
         assert step.gradient is not None
         best = max(target(step, step.gradient), key=lambda arm: arm.probability).act
         if best.kind is ArmKind.FORCE:
-            groups.setdefault(best.tools[0], []).append(run)
+            groups.setdefault(best.tools[0], []).append(position)
     return groups
 
 

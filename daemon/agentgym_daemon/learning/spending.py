@@ -15,15 +15,15 @@ import numpy as np
 from agentgym_daemon.learning.arrays import Floats
 from agentgym_daemon.learning.checks import Check
 from agentgym_daemon.learning.dataset import Trajectory
-from agentgym_daemon.learning.evaluation import estimators, targets
+from agentgym_daemon.learning.evaluation import estimators
 from agentgym_daemon.learning.evaluation.compare import support_of
 from agentgym_daemon.learning.evaluation.estimators import Terms
-from agentgym_daemon.learning.evaluation.logged import log_of
+from agentgym_daemon.learning.evaluation.logged import Log
 
 
 def check(
-    target: targets.Target,
-    other: targets.Target,
+    one: Log,
+    other: Log,
     usable: Sequence[Trajectory],
     *,
     beside: str,
@@ -32,17 +32,19 @@ def check(
 ) -> Check:
     """Fails a candidate whose runs are dearer than the other's by more than the tolerance.
 
-    `tolerance` is a share of the other's cost; the lower end of the interval decides.
+    Both logs are of the `usable` runs. `tolerance` is a share of the other's cost; the lower end
+    of the interval decides.
     """
     unit, amounts = cost_of(usable)
     if not unit:
         return Check("cost", None, "skipped: it is not known what every run cost", {})
-    logs = log_of(usable, target), log_of(usable, other)
-    lacking = next((s.reason for s in map(support_of, logs) if s.reason), "")
+    lacking = next((s.reason for s in map(support_of, (one, other)) if s.reason), "")
     if lacking:
         return Check("cost", None, f"not identifiable: {lacking}", {})
     most = float(amounts.max())
-    mine, theirs = (estimators.doubly_robust(replace(log, reward=amounts / most)) for log in logs)
+    mine, theirs = (
+        estimators.doubly_robust(replace(log, reward=amounts / most)) for log in (one, other)
+    )
     base = float(theirs.value.mean())
     if base <= 0.0:
         return Check("cost", None, f"not identifiable: {beside} would cost nothing", {})

@@ -1,8 +1,9 @@
-"""What the runs cannot tell, as the interval of a difference shows it."""
+"""Off-policy estimators: what an interval of a difference leaves open, and how runs are joined."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,12 +34,25 @@ def log(astray: Mapping[Act, float]) -> Log:
         beyond=outside * features,
         astray=[astray] * RUNS,
         reward=(rng.random(RUNS) < 0.7).astype(np.float64),
+        logger=np.zeros(RUNS, np.int64),
     )
 
 
 def width(one: Mapping[Act, float], other: Mapping[Act, float]) -> float:
     terms = estimators.difference(estimators.doubly_robust, log(one), log(other))
     return float((terms.high - terms.low).mean())
+
+
+def test_a_part_of_a_log_is_the_log_of_that_part() -> None:
+    whole = replace(log({ONE: 0.1}), start=np.arange(0, RUNS + 1, 2), reward=np.arange(RUNS // 2))
+    whole = replace(whole, logger=np.arange(RUNS // 2), propensity=np.arange(RUNS) / RUNS)
+
+    part = whole.part([3, 7])
+
+    assert part.start.tolist() == [0, 2, 4]
+    assert part.propensity * RUNS == pytest.approx([6, 7, 14, 15])
+    assert part.reward.tolist() == part.logger.tolist() == [3, 7]
+    assert len(part.astray) == 4
 
 
 def test_what_both_would_do_alike_leaves_nothing_open() -> None:
@@ -56,6 +70,26 @@ def test_what_is_done_by_one_alone_may_fail_or_succeed() -> None:
     assert float((terms.high - terms.low).mean()) == pytest.approx(0.2)
     assert float(terms.low.mean()) == pytest.approx(-0.1, abs=0.02)
     assert float(terms.value.mean()) == pytest.approx(0.0, abs=0.02)
+
+
+def test_runs_of_a_version_that_is_far_away_count_less() -> None:
+    """One run in two was decided by a version that nearly never draws what the target prefers."""
+    rng = np.random.default_rng(2)
+    far = np.arange(RUNS) % 2 == 1
+    chance = np.where(far, 0.05, 0.5)
+    drawn = rng.random(RUNS) < chance  # the better arm: it succeeds always, the other never
+    base = replace(log({}), reward=drawn.astype(np.float64), logger=far.astype(np.int64))
+    propensity = np.where(drawn, chance, 1.0 - chance)
+    one = replace(base, propensity=propensity, target=np.where(drawn, 0.9, 0.1))
+    other = replace(base, propensity=propensity, target=np.where(drawn, 0.5, 0.5))
+
+    found = estimators.estimate(estimators.difference(estimators.ips, one, other))
+    alike = estimators.difference(
+        estimators.ips, *(replace(side, logger=base.logger * 0) for side in (one, other))
+    )
+
+    assert found.low <= 0.4 <= found.high
+    assert found.error < 0.7 * estimators.estimate(alike).error
 
 
 def test_the_model_predicts_an_arm_and_a_mean_of_arms_by_one_function() -> None:
@@ -79,6 +113,7 @@ def test_the_model_predicts_an_arm_and_a_mean_of_arms_by_one_function() -> None:
         beyond=np.zeros((RUNS, FEATURES)),
         astray=[{}] * RUNS,
         reward=(taken > 0.5).astype(np.float64),
+        logger=np.zeros(RUNS, np.int64),
     )
 
     model = estimators.outcome_model(one)

@@ -86,6 +86,7 @@ class Evidence:
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
         self.runs = decided(trajectories)
+        self._logs: dict[targets.Target, Log] = {}
         # Before a policy decided anything, the traffic may have been another one.
         since = min((t.closed_unix_nano for t in self.runs), default=0)
         self.control: Floats = np.array(
@@ -97,9 +98,15 @@ class Evidence:
             np.float64,
         )
 
+    def log(self, target: targets.Target) -> Log:
+        """The runs seen from a target; made once."""
+        if target not in self._logs:
+            self._logs[target] = log_of(self.runs, target)
+        return self._logs[target]
+
     def value(self, target: targets.Target, *, confidence: float = 0.95) -> Evaluation:
         """What a policy is worth."""
-        log = log_of(self.runs, target)
+        log = self.log(target)
         support = support_of(log)
         if support.reason:
             return Evaluation(support, {})
@@ -112,7 +119,7 @@ class Evidence:
         self, target: targets.Target, other: targets.Target, *, confidence: float = 0.95
     ) -> Evaluation:
         """What a policy is worth more than another one, on the same runs."""
-        logs = log_of(self.runs, target), log_of(self.runs, other)
+        logs = self.log(target), self.log(other)
         support = _least(*map(support_of, logs))
         if support.reason:
             return Evaluation(support, {})
@@ -126,7 +133,7 @@ class Evidence:
 
     def lift(self, target: targets.Target, *, confidence: float = 0.95) -> Evaluation:
         """What a policy is worth more than the agent alone."""
-        log = log_of(self.runs, target)
+        log = self.log(target)
         support = support_of(log)
         if len(self.control) < LEAST_RUNS:
             return self.difference(target, targets.alone(target), confidence=confidence)

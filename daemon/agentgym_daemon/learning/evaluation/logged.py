@@ -45,6 +45,25 @@ class Log:
         """(S,) the run of every step."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
+    def part(self, runs: Sequence[int]) -> Log:
+        """The log of some of the runs, in their order."""
+        count = np.diff(self.start)[runs]
+        start = np.concatenate(([0], np.cumsum(count)))
+        steps = np.arange(start[-1]) + np.repeat(self.start[runs] - start[:-1], count)
+        return Log(
+            start=start,
+            propensity=self.propensity[steps],
+            target=self.target[steps],
+            outside=self.outside[steps],
+            matched=self.matched[steps],
+            taken=self.taken[steps],
+            meant=self.meant[steps],
+            beyond=self.beyond[steps],
+            astray=[self.astray[step] for step in steps],
+            reward=self.reward[runs],
+            logger=self.logger[runs],
+        )
+
 
 def fresh(
     trajectories: Iterable[Trajectory], *, held_out_in: int, trained_until_ns: int | None = None
@@ -94,14 +113,17 @@ def _version(run: Trajectory) -> str:
     return next(s.gradient.version for s in run.steps if s.gradient is not None)
 
 
+_Features = tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     target: float
     outside: float
     matched: bool
-    taken: Floats
-    meant: Floats
-    beyond: Floats
+    taken: _Features
+    meant: _Features
+    beyond: _Features
     astray: Mapping[Act, float]
 
 
@@ -115,25 +137,26 @@ def _row(step: Step, drawn: GradientArm, arms: Sequence[Weighed]) -> _Row:
         target=seen.probability if seen else 0.0,
         outside=sum(arm.probability for arm in others),
         matched=act == best and best != drawn.support[drawn.best],
-        taken=_features(step, act.kind, seen.score if seen else 0.0),
-        meant=_expected(step, inside),
-        beyond=_expected(step, others),
+        taken=_features(step, [Weighed(act, seen.score if seen else 0.0, 1.0)]),
+        meant=_features(step, inside),
+        beyond=_features(step, others),
         astray={arm.act: arm.probability for arm in others},
     )
 
 
-def _expected(step: Step, arms: Sequence[Weighed]) -> Floats:
-    total = np.zeros(FEATURES)
+def _features(step: Step, arms: Iterable[Weighed]) -> _Features:
+    """What the outcome is predicted from, summed over arms with their probabilities.
+
+    The estimates of the arms, those of acting and of deferring apart, and how the run has gone.
+    """
+    total = acts = acting = deferring = 0.0
     for arm in arms:
-        total += arm.probability * _features(step, arm.act.kind, arm.score)
-    return total
-
-
-def _features(step: Step, kind: ArmKind, score: float) -> Floats:
-    """What the outcome is predicted from: the estimate of the arm, and how the run has gone."""
-    acts = float(kind is not ArmKind.DEFER)
+        total += arm.probability
+        if arm.act.kind is ArmKind.DEFER:
+            deferring += arm.probability * arm.score
+        else:
+            acts += arm.probability
+            acting += arm.probability * arm.score
     ok = sum(not call.error for call in step.history)
-    errors = len(step.history) - ok
-    return np.array(
-        [1.0, acts, acts * score, (1.0 - acts) * score, min(ok, MAX_OK) / MAX_OK, errors > 0]
-    )
+    spoilt = float(ok < len(step.history))
+    return total, acts, acting, deferring, total * min(ok, MAX_OK) / MAX_OK, total * spoilt
