@@ -16,6 +16,7 @@ from langchain_openai import ChatOpenAI
 from agentgym import AgentGym
 from agentgym.proto.v1 import common_pb2
 from agentgym.testing import EchoToolBrain, LLMServer
+from agentgym_daemon.learning.crossfit import HALVES
 from agentgym_daemon.learning.dataset import Trajectory
 from agentgym_daemon.learning.settings import LearningSettings
 
@@ -126,3 +127,5 @@ def test_trainings_recompute_what_was_stored_and_leave_out_what_no_policy_sample
         assert report["ratio_error"] <= 1e-6
         assert 0 < report["gradient_steps_of_parent"] <= len(learned)
     assert reports[0]["gradient_steps_of_parent"] == reports[0]["gradient_steps"]
+    twins = {path.name for path in (daemon.home / "twins").iterdir()}
+    assert {f"{runs[-1].version}.{half}.safetensors" for half in range(HALVES)} <= twins
