@@ -19,21 +19,7 @@ from pathlib import Path
 
 from agentgym.policy.arms import Exploration
 from agentgym.policy.features import TextHasher
-from agentgym.proto.v1 import (
-    admin_pb2_grpc,
-    artifact_pb2_grpc,
-    catalogue_pb2_grpc,
-    decision_pb2_grpc,
-    evaluation_pb2_grpc,
-    experiment_pb2_grpc,
-    log_pb2,
-    policy_pb2_grpc,
-    producer_pb2_grpc,
-    registry_pb2_grpc,
-    reward_pb2_grpc,
-    trajectory_pb2_grpc,
-    watch_pb2_grpc,
-)
+from agentgym.proto.v1 import log_pb2
 from agentgym_daemon.adoption import Adoption, Intake
 from agentgym_daemon.chores import Chores
 from agentgym_daemon.clock import Clock, SteadyClock, SystemClock
@@ -76,6 +62,7 @@ from agentgym_daemon.rpc.producers import Producers, ProducerService
 from agentgym_daemon.rpc.registry import RegistryService
 from agentgym_daemon.rpc.rewards import RewardService
 from agentgym_daemon.rpc.server import RpcServer
+from agentgym_daemon.rpc.services import Services
 from agentgym_daemon.rpc.stages import Stages
 from agentgym_daemon.rpc.stored import Sources
 from agentgym_daemon.rpc.tokens import Tokens
@@ -293,7 +280,7 @@ class Daemon:
             commit_s=lambda: self._log.commit_s,
             waiting_bytes=lambda: self._admission.waiting_bytes,
         )
-        policies = self._register(self._server, lookup, feature_key, encoder, vitals)
+        policies = self._register(self._server, lookup, encoder, vitals)
         self._closing.push_async_callback(self._server.stop, _GRACE_S)
         self._closing.callback(policies.stop)
         self._closing.callback(self._tails.stop)
@@ -438,18 +425,12 @@ class Daemon:
         self,
         rpc: RpcServer,
         lookup: StoreLookup,
-        feature_key: bytes,
         encoder: Choice,
         vitals: Vitals,
     ) -> PolicyService:
-        server, journal, registry = rpc.server, self._journal, self._registry
+        journal, registry = self._journal, self._registry
         rewards = Rewards(
             lookup, append=journal.append, caught_up=self._storage.caught_up, clock=self._clock
-        )
-        policies = PolicyService(registry, self._hub, updates=self._updates, stages=self._stages)
-        features = self._sources.features
-        trajectories = TrajectoryService(
-            self._store, registry, self._tails, features=features, tracer=self._tracer
         )
         self._admin = AdminService(
             self.config,
@@ -461,43 +442,39 @@ class Daemon:
             stages=self._stages,
             reward_alarms=self._reward_alarms,
         )
-        traces = TraceService(journal, self._count)
-        intake = Intake(
-            traces,
-            DecisionService(journal, self._count),
-            CatalogueService(journal, self._count),
-            rewards.report,
-        )
-        self._adoption = self._make_adoption(intake)
-        server.add_generic_rpc_handlers((traces.handler(),))
-        decision_pb2_grpc.add_DecisionServiceServicer_to_server(intake.decisions, server)
-        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(intake.catalogue, server)
-        producer_pb2_grpc.add_ProducerServiceServicer_to_server(
-            ProducerService(self._producers, self._count), server
-        )
-        reward_pb2_grpc.add_RewardServiceServicer_to_server(
-            RewardService(rewards, self._tracer, self._count), server
-        )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(
-            self._make_registry_service(), server
-        )
-        evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(self._evaluation, server)
-        watch_pb2_grpc.add_WatchServiceServicer_to_server(
-            WatchService(
+        services = Services(
+            traces=TraceService(journal, self._count),
+            decisions=DecisionService(journal, self._count),
+            catalogue=CatalogueService(journal, self._count),
+            producers=ProducerService(self._producers, self._count),
+            rewards=RewardService(rewards, self._tracer, self._count),
+            policies=PolicyService(registry, self._hub, updates=self._updates, stages=self._stages),
+            registry=RegistryService(
+                registry,
+                self._curator,
+                self._sources,
+                exploration=lambda: _exploration(self.config),
+            ),
+            evaluation=self._evaluation,
+            watch=WatchService(
                 self._guard, mode=lambda: self.config.watch, tools_down=self._tools.names_down
             ),
-            server,
+            experiments=ExperimentService(self._experimenter, self._stages, self._store),
+            artifacts=ArtifactService(registry, encoder),
+            trajectories=TrajectoryService(
+                self._store,
+                registry,
+                self._tails,
+                features=self._sources.features,
+                tracer=self._tracer,
+            ),
+            admin=self._admin,
         )
-        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
-            ExperimentService(self._experimenter, self._stages, self._store), server
+        services.register(rpc.server)
+        self._adoption = self._make_adoption(
+            Intake(services.traces, services.decisions, services.catalogue, rewards.report)
         )
-        artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactService(registry, encoder), server
-        )
-        trajectory_pb2_grpc.add_TrajectoryServiceServicer_to_server(trajectories, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
-        return policies
+        return services.policies
 
     def _make_experimenter(self, encoder: Choice) -> Experimenter:
         experiments = Experiments(self._registry, feature_schema=encoder.schema)
@@ -516,14 +493,6 @@ class Daemon:
     def _experimented(self, agent: str) -> None:
         self._hub.ring(agent)
         self._to_judge.set()
-
-    def _make_registry_service(self) -> RegistryService:
-        return RegistryService(
-            self._registry,
-            self._curator,
-            self._sources,
-            exploration=lambda: _exploration(self.config),
-        )
 
     def _make_adoption(self, intake: Intake) -> Adoption:
         def note_damage(path: Path, reason: str, lost_bytes: int) -> None:

@@ -122,7 +122,6 @@ class Retraining:
             result, window = await self._train_once(row, version, phases)
             with phases("register"):
                 verdict, report = await self._conclude(scope, result)
-                await asyncio.to_thread(twin_files.keep_only, self._twins, self._anchors())
             report["window"] = window
             report["seconds"] = {**phases.seconds, **result.seconds}
         except (OSError, SnapshotError, DirectoryError) as error:
@@ -139,6 +138,7 @@ class Retraining:
         )
         await self._append(log_pb2.LogRecord(training=run))
         _log.info("training %s: %s in %.1f s", version, verdict, run.duration_s)
+        await asyncio.to_thread(twin_files.keep_only, self._twins, self._anchors())
         return run
 
     def _imported(self, row: Progress) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -55,9 +56,9 @@ def serve_customers(gym: AgentGym, server: LLMServer, count: int) -> None:
         gym.reward(float("refunded" in answer["messages"][-1].content))
 
 
-def wait_for_policies(daemon: Any, count: int) -> None:
-    """Returns when so many versions are registered."""
-    while len(daemon.policies()) < count:
+def wait_for_trainings(daemon: Any, count: int) -> None:
+    """Returns when so many trainings are on record, which comes after their versions' fate."""
+    while len(re.findall(r"training \S+: \w+ in", daemon.log)) < count:
         time.sleep(0.05)
 
 
@@ -83,7 +84,7 @@ def trained_on(stored: Sequence[Any]) -> list[Any]:
 def test_trainings_recompute_what_was_stored_and_leave_out_what_no_policy_sampled(
     make_daemon: Callable[..., Any], forcing: Any, make_gym: Any, serve: Any
 ) -> None:
-    flags = ["--control-share", "0.25", "--temperature", "0.5"]
+    flags = ["--control-share", "0.25", "--temperature", "0.5", "--log-level", "info"]
     daemon = make_daemon(
         forcing("desk"), flags=[*flags, "--retrain-trajectories", str(RETRAIN)]
     ).start()
@@ -99,11 +100,11 @@ def test_trainings_recompute_what_was_stored_and_leave_out_what_no_policy_sample
         serve_customers(other, server, count)
         assert other.flush(30)
     assert gym.flush(30)
-    wait_for_policies(daemon, 2)
+    wait_for_trainings(daemon, 1)
     first = daemon.stored(gym)
     serve_customers(gym, server, RETRAIN)
     assert gym.flush(30)
-    wait_for_policies(daemon, 3)
+    wait_for_trainings(daemon, 2)
     both = daemon.stored(gym)
     runs = daemon.trainings()
 
@@ -128,4 +129,5 @@ def test_trainings_recompute_what_was_stored_and_leave_out_what_no_policy_sample
         assert 0 < report["gradient_steps_of_parent"] <= len(learned)
     assert reports[0]["gradient_steps_of_parent"] == reports[0]["gradient_steps"]
     twins = {path.name for path in (daemon.home / "twins").iterdir()}
-    assert {f"{runs[-1].version}.{half}.safetensors" for half in range(HALVES)} <= twins
+    live = max(r.version for r in runs if r.verdict == "promoted")
+    assert {f"{live}.{half}.safetensors" for half in range(HALVES)} <= twins
