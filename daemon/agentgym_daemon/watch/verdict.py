@@ -6,6 +6,7 @@ fall of the policy's runs ─┬─ control fell as well ───────�
                            └─ else, or in doubt ─────────────────> roll back, and quarantine
 policy below the control group, whatever it was before ──────────> roll back, and quarantine
 runs with failed tools that suddenly count as successes ─────────> hold: the rewards are not right
+no success any more, not even of the control group ──────────────> hold: nothing can be learned
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentgym_daemon.experiments.lift import Lift, Moments, Stratum, lift
 from agentgym_daemon.experiments.sequential import Boundary
@@ -30,6 +31,7 @@ _BLAMED = 50
 """Versions that came so many runs before the fall seems to begin may have caused it."""
 _HALF, _Z, _LEAST_CONTROL = 0.5, 2.326, 20
 _RECENT = 100
+_CHANCE = 1e-6
 _FEW = {"least": 30, "gap": 60}  # errors are rare, and what they mean changes seldom
 
 
@@ -84,14 +86,14 @@ def judge(runs: Sequence[Run], situation: Situation) -> Verdict:
     record = watched([r.success for r in treated], known=known)
     control = [r for r in runs if r.control]
     beside = _beside_control(treated[known:], control, situation.acted_ns)
-    if (doubt := _doubt(runs, situation)) is not None:
+    if (doubt := _doubt(runs, situation) or _nothing_succeeds(runs, situation)) is not None:
         verdict = doubt
     elif record.fall is not None:
         verdict = _of_fall(record, treated, control, situation, known)
     elif beside.high < 0.0:
         verdict = _below_control(beside, situation)
     else:
-        verdict = (Act.NOTHING, "", "", (), {})
+        verdict = _Part(Act.NOTHING, "", "")
     act, cause, reason, blamed, figures = verdict
     if act is Act.ROLL_BACK and situation.pinned:
         act, reason = Act.TELL, f"{reason}; {situation.live} is pinned, so it stays"
@@ -99,7 +101,12 @@ def judge(runs: Sequence[Run], situation: Situation) -> Verdict:
     return Verdict(act, record, beside, len(treated), recent, cause, reason, blamed, figures)
 
 
-_Part = tuple[Act, str, str, tuple[str, ...], dict[str, Any]]
+class _Part(NamedTuple):
+    act: Act
+    cause: str
+    reason: str
+    blamed: tuple[str, ...] = ()
+    figures: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 def _doubt(runs: Sequence[Run], situation: Situation) -> _Part | None:
@@ -129,8 +136,35 @@ def _doubt(runs: Sequence[Run], situation: Situation) -> _Part | None:
         f"and only {fall.rate:.0%} of the last {figures['runs']}: look at the rewards, revoke "
         "wrong ones, and then let learning go on"
     )
-    act = Act.TELL if situation.pinned or situation.held else Act.HOLD
-    return act, "rewards", reason, (), figures
+    return _Part(_held(situation), "rewards", reason, (), figures)
+
+
+def _nothing_succeeds(runs: Sequence[Run], situation: Situation) -> _Part | None:
+    """Whether all runs fail, too long for chance without the policy: a grader that is stuck."""
+    last = max((i for i, r in enumerate(runs) if r.success), default=-1)
+    before = Moments.of(float(r.success) for r in runs[: last + 1] if r.control)
+    since = sum(r.control for r in runs[last + 1 :])
+    if before.n < _LEAST_CONTROL or (1.0 - before.mean) ** since > _CHANCE:
+        return None
+    figures = {
+        "reference": round(before.mean, 4),
+        "rate": 0.0,
+        "runs": len(runs) - last - 1,
+        "control_runs": since,
+        "first_no": runs[last + 1].no,
+        "last_no": runs[-1].no,
+        "since_ns": runs[last + 1].closed_ns,
+    }
+    reason = (
+        f"none of the last {figures['runs']} runs succeeded, nor did {since} without the policy "
+        f"({before.mean:.0%} of them did before): look at the rewards, revoke wrong ones, and then "
+        "let learning go on"
+    )
+    return _Part(_held(situation), "rewards", reason, (), figures)
+
+
+def _held(situation: Situation) -> Act:
+    return Act.TELL if situation.pinned or situation.held else Act.HOLD
 
 
 def _of_fall(
@@ -163,15 +197,15 @@ def _of_fall(
         f"over {figures['runs']} runs of the policy"
     )
     if _fell_too(others, fall):
-        act = Act.RELEASE if situation.held else Act.TELL
-        return act, "world", f"{what}, and without the policy as well", (), figures
+        # Where nothing succeeds there is nothing to learn, and maybe nobody who judges.
+        act = Act.RELEASE if situation.held and any(others[1]) else Act.TELL
+        return _Part(act, "world", f"{what}, and without the policy as well", (), figures)
     was_there = any(run.version == situation.live for run in treated[:known])
     if was_there and fall.since - known <= _SAME:
         reason = f"{what}, and a rollback did not end it: neither version is the cause"
-        act = Act.TELL if situation.pinned or situation.held else Act.HOLD
-        return act, "not the version", reason, (), figures
+        return _Part(_held(situation), "not the version", reason, (), figures)
     blamed = _blamed(treated, fall, situation.live)
-    return Act.ROLL_BACK, "fall", what, blamed, figures
+    return _Part(Act.ROLL_BACK, "fall", what, blamed, figures)
 
 
 def _fell_too(control: tuple[Sequence[bool], Sequence[bool]], fall: Fall) -> bool:
@@ -212,4 +246,4 @@ def _below_control(beside: Lift, situation: Situation) -> _Part:
         f"success is {beside.treated.mean:.1%} with the policy and {beside.control.mean:.1%} "
         f"without it, at most {beside.high:+.1%} at any look"
     )
-    return Act.ROLL_BACK, "below control", reason, (situation.live,), figures
+    return _Part(Act.ROLL_BACK, "below control", reason, (situation.live,), figures)

@@ -109,6 +109,28 @@ def test_rewards_that_call_failed_tools_a_success_are_not_believed() -> None:
     assert judge(history.runs, Situation(OLD, held=True)).act is Act.TELL
 
 
+def test_where_nothing_succeeds_any_more_nothing_is_learned() -> None:
+    history = History().go(900, OLD, 0.9)
+    began = history.now
+    history.go(160, OLD, 0.0, control=0.0)
+
+    verdict = judge(history.runs, Situation(OLD))
+
+    assert (verdict.act, verdict.cause) == (Act.HOLD, "rewards")
+    assert verdict.figures["since_ns"] <= began + 1
+    assert verdict.figures["runs"] >= history.now - began
+    assert "without the policy (" in verdict.reason
+    held = Situation(OLD, held=True, acted_ns=began + 40)
+    assert judge(history.runs, held).act is Act.TELL
+    assert judge(history.go(400, OLD, 0.0, control=0.0).runs, held).act is Act.TELL
+
+
+def test_a_policy_of_which_nothing_succeeds_is_not_excused_by_a_control_group_that_works() -> None:
+    history = History().go(900, OLD, 0.9).go(160, NEW, 0.0)
+
+    assert judge(history.runs, Situation(NEW)).act is Act.ROLL_BACK
+
+
 def test_after_a_rollback_that_helped_all_is_well_and_later_falls_count_again() -> None:
     history = History().go(900, OLD, 0.9).go(100, NEW, 0.3)
     situation = Situation(OLD, quarantined={NEW}, acted_ns=history.now)
