@@ -26,7 +26,7 @@ FRAMEWORK_KEYS = {
 }
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("flags", [[], ["--kill-daemon"]], ids=["undisturbed", "killed"])
 def test_a_small_demo_learns_and_loses_nothing(tmp_path: Path, flags: list[str]) -> None:
     size = ["--frameworks", "langchain", "--episodes", "60", "--limit", "40", "--retrain", "20"]

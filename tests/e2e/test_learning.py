@@ -80,7 +80,7 @@ def trained_on(stored: Sequence[Any]) -> list[Any]:
     return [s for s in stored if s.summary.trajectory_id not in held_out]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_trainings_recompute_what_was_stored_and_leave_out_what_no_policy_sampled(
     make_daemon: Callable[..., Any], forcing: Any, make_gym: Any, serve: Any
 ) -> None:

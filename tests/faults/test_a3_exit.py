@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(400)  # many agents, one after the other
 PATIENCE_S = 5.0
 """Far below the 30 s of stock exporters, and far above the 0.5 s that are promised."""
 PROMISED_S = 0.5

@@ -11,6 +11,7 @@ import pytest
 
 from agentgym_daemon.bench import cli
 
+pytestmark = pytest.mark.timeout(400)  # up to 27 processes that load torch, on whatever machine
 REAL_ARENA = Path(__file__).parents[5] / "shared" / "arena"
 REAL_DATA = REAL_ARENA.with_name("data")
 
