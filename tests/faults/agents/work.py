@@ -87,6 +87,8 @@ def end(gym: AgentGym, options: argparse.Namespace) -> None:
         say(ids=ids, pid=os.getpid())
         wait()
     if options.end == "sigint":
+        # Tests that were started in the background of a shell inherit that it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         say(ids=ids, pid=os.getpid())
         wait()
     say(ids=ids, ending=time.monotonic())
