@@ -31,7 +31,16 @@ def test_a_small_demo_learns_and_loses_nothing_though_its_daemon_is_killed(tmp_p
     size = ["--frameworks", "langchain", "--episodes", "60", "--limit", "40", "--retrain", "20"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "agentgym_daemon", "demo", *size, "--kill-daemon", "--out", tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "agentgym_daemon",
+            "demo",
+            *size,
+            "--kill-daemon",
+            "--out",
+            tmp_path,
+        ],
         capture_output=True,
         text=True,
         check=False,
