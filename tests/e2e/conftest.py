@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,8 +41,6 @@ TOOLS = (
 FEATURES = featuriser_of("default", TextHasher(b"any"))
 """Of the encoder that a daemon uses unless it is told otherwise."""
 
-Explain = Callable[[trajectory_pb2.ExplainRequest], trajectory_pb2.ExplainResponse]
-
 
 @dataclass(frozen=True, slots=True)
 class Forcing:
@@ -67,18 +64,16 @@ def _placed(policy: Forcing) -> Placed:
 class Stored:
     """One trajectory as the daemon stored it."""
 
-    def __init__(self, message: trajectory_pb2.Trajectory, explain: Explain) -> None:
+    def __init__(
+        self,
+        message: trajectory_pb2.Trajectory,
+        explanations: Sequence[trajectory_pb2.Explanation],
+    ) -> None:
         self.message = message
-        self._explain = explain
+        self.explanations = explanations
         self.summary = message.summary
         self.decisions = list(message.decisions)
         self.names = {tool.fingerprint: tool.name for tool in message.tools}
-
-    @cached_property
-    def explanations(self) -> list[trajectory_pb2.Explanation]:
-        """Those of its decisions; each computes rewards over all that a policy would learn from."""
-        request = trajectory_pb2.ExplainRequest(id=self.summary.trajectory_id)
-        return list(self._explain(request).explanations)
 
     def spans(self, operation: str = "") -> list[trajectory_pb2.StoredSpan]:
         """Its spans in order of their start, all or those of one operation."""
@@ -104,11 +99,11 @@ class Stored:
         """What was decided at each step: "defer", "force NAME", or "" where nothing was."""
         return [_label(self, decision) for decision in self.decisions]
 
-    def check(self, *, explained: bool = True) -> Self:
+    def check(self) -> Self:
         """Checks what must hold for every complete trajectory, whatever the route."""
         self._check_tree()
         self._check_calls()
-        for explanation in self.explanations if explained else ():
+        for explanation in self.explanations:
             _check_decision(explanation)
         return self
 
@@ -222,18 +217,26 @@ class DaemonProcess:
                 return found[::-1]
             request.before_unix_nano = page[-1].start_unix_nano
 
-    def get(self, trajectory_id: bytes) -> Stored:
-        """One trajectory, which can be asked for the explanations of its decisions."""
-        request = trajectory_pb2.GetTrajectoryRequest(trajectory_id=trajectory_id)
-        service = self.client.trajectories
-        found = self.client.call(service.Get, request)
-        return Stored(found, partial(self.client.call, service.Explain))
+    def get(self, trajectory_id: bytes, *, explained: bool = True) -> Stored:
+        """One trajectory, with the explanations of its decisions if they are asked for."""
+        get = trajectory_pb2.GetTrajectoryRequest(trajectory_id=trajectory_id)
+        explain = trajectory_pb2.ExplainRequest(id=trajectory_id)
+        call, service = self.client.call, self.client.trajectories
+        return Stored(
+            call(service.Get, get), call(service.Explain, explain).explanations if explained else ()
+        )
 
-    def stored(self, gym: AgentGym) -> list[Stored]:
-        """What is stored of a gym's agent, after all that the gym holds was delivered."""
+    def stored(self, gym: AgentGym, *, explained_in: int = 1) -> list[Stored]:
+        """What is stored of a gym's agent, after all that the gym holds was delivered.
+
+        Of many, one in so many with explanations: each is computed from all that can be learned.
+        """
         assert gym.flush(30)
         assert gym.status()["errors"] == {}
-        return [self.get(found.trajectory_id) for found in self.summaries(gym.config.agent)]
+        return [
+            self.get(found.trajectory_id, explained=number % explained_in == 0)
+            for number, found in enumerate(self.summaries(gym.config.agent))
+        ]
 
     def policies(self, agent: str = "") -> list[policy_pb2.PolicyVersion]:
         """All versions, oldest first."""
