@@ -40,6 +40,7 @@ from agentgym_daemon.app import Daemon
 from agentgym_daemon.config import DaemonConfig, resolve
 from agentgym_daemon.learning.supervisor import TrainJob, TrainResult
 from agentgym_daemon.lock import read_token
+from tests.manifests import make_manifest
 
 TOOLS = (Tool("find_order", "Finds an order by its number."), Tool("refund", "Pays an order back."))
 AGENT = "support-desk"
@@ -64,13 +65,12 @@ def candidate(version: str, *, parent: str = "", bias: float = 0.0) -> bytes:
         tuple(tool.fingerprint.hex() for tool in TOOLS), tuple(tool.name for tool in TOOLS)
     )
     parameters.tensors["tool.bias"][:] = bias
-    manifest = {
-        "version": version,
-        "parent": parent,
-        "created_unix_nano": 1,
-        "scope": {"agent": AGENT, "agent_name": "clerk", "feature_schema": 1},
-        "lineage": {"seed": 0},
-    }
+    manifest = make_manifest(
+        version,
+        parent=parent,
+        scope={"agent": AGENT, "agent_name": "clerk", "feature_schema": 1},
+        lineage={"seed": 0},
+    )
     return dump(parameters, manifest)
 
 

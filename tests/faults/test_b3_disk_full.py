@@ -22,6 +22,7 @@ from agentgym.proto.v1 import common_pb2
 from agentgym_daemon.clock import SystemClock
 from agentgym_daemon.errors import DirectoryError
 from agentgym_daemon.policies.registry import Registry
+from tests.manifests import make_manifest
 
 MIB = 2**20
 BATCH = 64
@@ -181,11 +182,6 @@ async def test_a_policy_that_cannot_be_written_leaves_the_registry_as_it_was(
 
 def candidate() -> bytes:
     """The snapshot of a first version."""
-    manifest = {
-        "version": "p-000001",
-        "parent": "",
-        "created_unix_nano": 1,
-        "scope": {"agent": "desk", "agent_name": "clerk", "feature_schema": 1},
-        "lineage": {"seed": 0},
-    }
+    scope = {"agent": "desk", "agent_name": "clerk", "feature_schema": 1}
+    manifest = make_manifest(scope=scope, lineage={"seed": 0})
     return dump(initial(("a" * 16,), ("find_order",)), manifest)

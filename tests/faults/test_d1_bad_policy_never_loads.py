@@ -26,6 +26,7 @@ from agentgym.proto.v1 import policy_pb2
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.testing.signing import SigningKey
 from agentgym.trajectory import ArmKind, Tool
+from tests.manifests import make_manifest
 
 TOOLS = (Tool("find_order", "Finds an order."), Tool("refund", "Pays an order back."))
 AGENT = "agent"
@@ -41,14 +42,8 @@ def made(version: str = "p-000002", *, seed: int = 1, agent: str = AGENT) -> byt
     )
     for tensor in parameters.tensors.values():
         tensor += rng.normal(0.0, 0.3, tensor.shape).astype(np.float32)
-    manifest = {
-        "version": version,
-        "parent": "",
-        "created_unix_nano": 1,
-        "scope": {"agent": agent, "agent_name": agent, "feature_schema": 1},
-        "lineage": {},
-    }
-    return snapshot.dump(parameters, manifest)
+    scope = {"agent": agent, "agent_name": agent, "feature_schema": 1}
+    return snapshot.dump(parameters, make_manifest(version, scope=scope))
 
 
 GOOD = made()

@@ -21,6 +21,7 @@ from agentgym.policy.trust import Trust
 from agentgym.proto.v1 import policy_pb2
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.trajectory import ArmKind, Tool
+from tests.manifests import make_manifest
 
 TOOLS = tuple(Tool(f"tool_{i}", f"Does thing {i}.") for i in range(8))
 AGENT, KEY = "agent", b"any"
@@ -57,16 +58,7 @@ def _policy(seed: int) -> Parameters:
 
 def _file(version: str, policy: Parameters) -> bytes:
     scope = {"agent": AGENT, "agent_name": AGENT, "feature_schema": 1}
-    return snapshot.dump(
-        policy,
-        {
-            "version": version,
-            "parent": "",
-            "created_unix_nano": 1,
-            "scope": scope,
-            "lineage": {},
-        },
-    )
+    return snapshot.dump(policy, make_manifest(version, scope=scope))
 
 
 def _update(version: str, data: bytes, home: Path) -> policy_pb2.PolicyUpdate:

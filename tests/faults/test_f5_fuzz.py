@@ -37,6 +37,7 @@ from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.ingest.frames import BadFrameError, encode_frame, find_frames, read_frames
 from agentgym_daemon.ingest.otlp import count_spans, decode_traces
 from agentgym_daemon.ingest.wire import salvage
+from tests.manifests import make_manifest
 
 pytestmark = pytest.mark.timeout(300)  # many starts of a daemon, on whatever machine
 
@@ -128,14 +129,8 @@ def test_the_salvage_of_a_broken_request_never_raises(
 def test_no_changed_snapshot_is_ever_loaded(fuzz_s: float, report: Any) -> None:
     """A snapshot whose bytes differ in anything is refused with a SnapshotError."""
     features = featuriser_of("default", TextHasher(b"any"))
-    manifest = {
-        "version": "p-000001",
-        "parent": "",
-        "created_unix_nano": 1,
-        "scope": {"agent": "a", "agent_name": "a", "feature_schema": features.schema},
-        "lineage": {},
-    }
-    data = dump(certain(TOOLS, "refund", features.embedding_dim), manifest)
+    scope = {"agent": "a", "agent_name": "a", "feature_schema": features.schema}
+    data = dump(certain(TOOLS, "refund", features.embedding_dim), make_manifest(scope=scope))
     sha256 = digest(data)
     header = data[:4096]  # where most of what can be misread lies
 

@@ -14,6 +14,7 @@ from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.snapshot import dump
 from agentgym.testing.daemon import FakeDaemon
 from agentgym.trajectory import Tool
+from tests.manifests import make_manifest
 
 TOOLS = (
     Tool("find_order", "Finds an order by its number."),
@@ -56,15 +57,10 @@ def make_snapshot() -> Callable[..., bytes]:
     def make(
         version: str = "p-000001", seed: int = 0, *, embedding_dim: int = 0, **manifest: Any
     ) -> bytes:
-        full = {
-            "version": version,
-            "parent": "",
-            "created_unix_nano": 1,
-            "scope": {"agent": "agent", "agent_name": "agent"},
-            "lineage": {},
-            **manifest,
-        }
-        return dump(random_parameters(TOOLS, seed, embedding_dim), full)
+        manifest.setdefault("scope", {"agent": "agent", "agent_name": "agent"})
+        return dump(
+            random_parameters(TOOLS, seed, embedding_dim), make_manifest(version, **manifest)
+        )
 
     return make
 

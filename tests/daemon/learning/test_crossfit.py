@@ -20,15 +20,10 @@ from agentgym_daemon.learning.evaluation import targets
 from agentgym_daemon.learning.evaluation.logged import decided
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import train, train_with_twins
+from tests.manifests import make_manifest
 
 SETTINGS = LearningSettings(rounds=10)
-MANIFEST = {
-    "version": "p-000001",
-    "parent": "",
-    "created_unix_nano": 1,
-    "scope": {"agent": "desk", "agent_name": "", "feature_schema": 1},
-    "lineage": {},
-}
+MANIFEST = make_manifest()
 TOOLS = [Tool("track_order", "Find a parcel."), Tool("issue_refund", "Pay money back.")]
 TEXTS = {"track_order": ["where is it", "parcel"], "issue_refund": ["money", "charged twice"]}
 

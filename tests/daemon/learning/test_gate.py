@@ -19,15 +19,10 @@ from agentgym_daemon.learning.churn import churn
 from agentgym_daemon.learning.dataset import Dataset, read_dataset
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import train
+from tests.manifests import make_manifest
 
 SETTINGS = LearningSettings(rounds=20, held_out_in=4)
-MANIFEST = {
-    "version": "p-2",
-    "parent": "p-1",
-    "created_unix_nano": 1,
-    "scope": {"agent": "desk", "agent_name": "", "feature_schema": 1},
-    "lineage": {},
-}
+MANIFEST = make_manifest("p-2", parent="p-1")
 TOOLS = [
     Tool("track_order", "Find a parcel."),
     Tool("issue_refund", "Pay money back."),

@@ -21,15 +21,10 @@ from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import RatioError, train
+from tests.manifests import make_manifest
 
 FAST = LearningSettings(rounds=20)
-MANIFEST = {
-    "version": "p-000001",
-    "parent": "",
-    "created_unix_nano": 1,
-    "scope": {},
-    "lineage": {},
-}
+MANIFEST = make_manifest(scope={})
 SUBJECTS = {
     "track_order": ("parcel", "delivery", "package", "shipment", "courier"),
     "issue_refund": ("money back", "refund", "overcharged", "double charge", "reimburse"),

@@ -31,15 +31,11 @@ from agentgym_daemon.ingest.log import SegmentLog
 from agentgym_daemon.ingest.thinning import Thinning
 from agentgym_daemon.lock import SIGNING_KEY_NAME, read_feature_key
 from agentgym_daemon.rpc.actor import actor_of
+from tests.manifests import make_manifest
 
 AGENT = "support-desk"
 Kind = log_pb2.PolicyChange
-MANIFEST = {
-    "parent": "",
-    "created_unix_nano": 1,
-    "scope": {"agent": AGENT, "agent_name": "clerk", "feature_schema": 1},
-    "lineage": {},
-}
+SCOPE = {"agent": AGENT, "agent_name": "clerk", "feature_schema": 1}
 
 
 async def register(desk: Any, scope: common_pb2.Scope, make: Any, bias: float = 0.0) -> str:
@@ -360,7 +356,7 @@ async def test_a_difference_names_the_requests_that_would_be_treated_otherwise(
         tensors = {name: tensor.copy() for name, tensor in parameters.tensors.items()}
         tensors["defer.bias"][:] = bias
         changed = replace(parameters, tensors=tensors)
-        return dump(changed, {**MANIFEST, "version": version})
+        return dump(changed, make_manifest(version, scope=SCOPE))
 
     timid = await register(desk, scope, inclined, 8.0)
     bold = await register(desk, scope, inclined, -8.0)

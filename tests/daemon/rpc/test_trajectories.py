@@ -27,6 +27,7 @@ from agentgym.trajectory import PastCall, Tool
 from agentgym_daemon.encoders.choice import featuriser_of
 from agentgym_daemon.learning import schedule
 from agentgym_daemon.lock import read_feature_key
+from tests.manifests import make_manifest
 
 
 async def explain(desk: Any, identifier: bytes) -> list[trajectory_pb2.Explanation]:
@@ -160,14 +161,7 @@ async def test_embeddings_and_tools_that_were_down_are_recomputed_too(
             tuple(t.name for t in tools),
             features.embedding_dim,
         )
-        manifest = {
-            "version": "p-000001",
-            "parent": "",
-            "created_unix_nano": 1,
-            "scope": {},
-            "lineage": {},
-        }
-        data = dump(policy, manifest)
+        data = dump(policy, make_manifest(scope={}))
         scope.feature_schema = features.schema
         await desk.daemon._registry.register(
             data, sha256=digest(data), scope=scope, status="candidate", receipt={}

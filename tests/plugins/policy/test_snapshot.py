@@ -15,14 +15,11 @@ from agentgym.errors import SnapshotError
 from agentgym.policy import snapshot
 from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.snapshot import canonical, digest, dump, parse
+from tests.manifests import make_manifest
 
-MANIFEST = {
-    "version": "p-000001",
-    "parent": "",
-    "created_unix_nano": 1,
-    "scope": {"agent": "agent", "agent_name": "agent"},
-    "lineage": {"trajectories": 10},
-}
+MANIFEST = make_manifest(
+    scope={"agent": "agent", "agent_name": "agent"}, lineage={"trajectories": 10}
+)
 
 
 @pytest.fixture(params=[0, 12], ids=["n-grams", "embedding"])

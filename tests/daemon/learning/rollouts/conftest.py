@@ -12,6 +12,7 @@ from agentgym.policy.parameters import initial
 from agentgym.trajectory import Tool
 from agentgym_daemon.learning.rollouts.served import Served, Serving
 from agentgym_daemon.learning.rollouts.session import ReadRun, ToolRun, read_run
+from tests.manifests import make_manifest
 
 KEY = b"k" * 32
 TOOLS = (Tool("track", "Where is it."), Tool("refund", "Money back."), Tool("ticket", "A person."))
@@ -28,14 +29,7 @@ def make_served(*, data: bool = True, **changes: Any) -> Served:
     parameters = initial(
         tuple(tool.fingerprint.hex() for tool in TOOLS), tuple(tool.name for tool in TOOLS)
     )
-    manifest = {
-        "version": "p-7",
-        "parent": "",
-        "created_unix_nano": 1,
-        "scope": {"agent": "desk", "agent_name": "", "feature_schema": 1},
-        "lineage": {},
-    }
-    file = snapshot.dump(parameters, manifest) if data else b""
+    file = snapshot.dump(parameters, make_manifest("p-7")) if data else b""
     values = {"agent": "desk", "version": "p-7", "feature_key": KEY, "control_share": 0.0}
     values |= {"data": file, "sha256": snapshot.digest(file), **changes}
     return Served(Serving(**values))

@@ -14,12 +14,11 @@ from langchain_openai import ChatOpenAI
 
 from agentgym import semconv
 from agentgym.errors import UnsupportedError
-from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain, say
-from agentgym.testing import call_tool as call
+from agentgym.testing import ApiError, ChatReply, ChatRequest, EchoToolBrain
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Assignment
+from tests.plugins.integrations.langchain.asking import SCRIPT
 
-SCRIPT = (call("look_up", {"query": "7"}), say("Here it is."))
 ASK: Any = {"messages": [("user", "order 7?")], "input": "order 7?"}
 PROMPT = ChatPromptTemplate.from_messages(
     [("human", "{input}"), ("placeholder", "{agent_scratchpad}")]

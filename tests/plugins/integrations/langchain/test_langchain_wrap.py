@@ -22,8 +22,8 @@ from agentgym.errors import UnsupportedError
 from agentgym.testing import ApiError, ChatReply, ChatRequest, say
 from agentgym.testing import call_tool as call
 from agentgym.testing.recording import RecordingGym
+from tests.plugins.integrations.langchain.asking import SCRIPT
 
-SCRIPT = (call("look_up", {"query": "7"}), say("Here it is."))
 FORCED = {"type": "function", "function": {"name": "refund"}}
 PROMPT = ChatPromptTemplate.from_messages(
     [("system", "Help."), ("human", "{input}"), ("placeholder", "{agent_scratchpad}")]

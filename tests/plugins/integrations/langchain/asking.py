@@ -1,0 +1,25 @@
+"""What an agent is asked, what its model answers, and the four ways to run it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agentgym.testing import call_tool as call
+from agentgym.testing import say
+
+ASK = {"messages": [{"role": "user", "content": "Where is order 7?"}]}
+SCRIPT = (call("look_up", {"query": "7"}), say("Here it is."))
+WAYS = ["invoke", "ainvoke", "stream", "astream"]
+
+
+async def run(agent: Any, how: str, ask: Any = ASK) -> str:
+    """Runs an agent in one of LangChain's four ways; returns its last message."""
+    if how == "invoke":
+        return str((await asyncio.to_thread(agent.invoke, ask))["messages"][-1].content)
+    if how == "ainvoke":
+        return str((await agent.ainvoke(ask))["messages"][-1].content)
+    if how == "stream":
+        return str([*agent.stream(ask, stream_mode="values")][-1]["messages"][-1].content)
+    tokens = [chunk async for chunk, _ in agent.astream(ask, stream_mode="messages")]
+    return "".join(str(c.content) for c in tokens if c.type == "AIMessageChunk")
