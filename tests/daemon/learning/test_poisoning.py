@@ -12,7 +12,7 @@ from agentgym_daemon.learning.dataset import read_dataset
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import train
 from agentgym_daemon.store.caps import Caps, factors
-from tests.daemon.learning.test_train import build_world
+from tests.daemon.learning.help_desk import build_world
 
 HONEST, EACH, TIMES = 19, 20, 100
 SETTINGS = replace(LearningSettings(), rounds=40)

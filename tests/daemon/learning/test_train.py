@@ -14,43 +14,17 @@ from agentgym.policy.features import Featuriser, TextHasher
 from agentgym.policy.parameters import Parameters, initial
 from agentgym.policy.snapshot import digest, parse
 from agentgym.proto.v1 import common_pb2
-from agentgym.trajectory import Tool
 from agentgym_daemon.learning.crossfit import HALVES, Fitted
 from agentgym_daemon.learning.dataset import Dataset, Trajectory, read_dataset
 from agentgym_daemon.learning.improve import improve
 from agentgym_daemon.learning.proof import Anchors
 from agentgym_daemon.learning.settings import LearningSettings
 from agentgym_daemon.learning.train import RatioError, train
+from tests.daemon.learning.help_desk import SUBJECTS, build_world
 from tests.manifests import make_manifest
 
 FAST = LearningSettings(rounds=20)
 MANIFEST = make_manifest(scope={})
-SUBJECTS = {
-    "track_order": ("parcel", "delivery", "package", "shipment", "courier"),
-    "issue_refund": ("money back", "refund", "overcharged", "double charge", "reimburse"),
-    "reset_password": ("password", "login link", "forgot credentials", "sign in", "locked out"),
-    "change_plan": ("upgrade", "downgrade", "yearly billing", "bigger plan", "cheaper plan"),
-    "cancel_order": ("cancel order", "stop purchase", "changed my mind", "undo order", "void it"),
-    "service_status": ("outage", "is it down", "not loading", "maintenance", "slow dashboard"),
-}
-OPENINGS = ("please help with", "question about", "hi, I need something:", "urgent,", "again the")
-
-
-def build_world(world_class: Any, seed: int, **more: Any) -> Any:
-    Request = world_class.request_class
-    requests = [
-        Request(f"{opening} {word}", (tool,))
-        for tool, words in SUBJECTS.items()
-        for word in words
-        for opening in OPENINGS
-    ]
-    requests += [
-        Request(f"{OPENINGS[i]} {SUBJECTS[a][i]} and then {SUBJECTS[b][i]}", (a, b))
-        for a, b in [("track_order", "issue_refund"), ("cancel_order", "change_plan")]
-        for i in range(5)
-    ]
-    tools = [Tool(name, f"Deals with {words[0]}.") for name, words in SUBJECTS.items()]
-    return world_class(requests, tools, seed=seed, **more)
 
 
 def play(world: Any, n: int, policy: Parameters | None = None, version: str = "") -> None:
