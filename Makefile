@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 WORKERS ?= 2
 DEMO_ARGS ?=
 TEST_ARGS ?=
+COVERAGE ?=
 BENCH ?=
 BENCH_ARGS ?=
 ROWS ?=
@@ -51,10 +52,10 @@ $(LIGHTNING_STAMP): pyproject.toml constraints-lightning.txt
 demo: $(STAMP)  ## three agents learn to choose tools, in two to six minutes (DEMO_ARGS=...)
 	@$(BIN)/agentgym-daemon demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## all tests, both environments, with the coverage floor (WORKERS=2 TEST_ARGS=...)
+test: $(STAMP)  ## all tests, both environments (COVERAGE=1: and its floor, half as long again; WORKERS=2 TEST_ARGS=...)
 	@rm -f .coverage .coverage.*
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
-		--cov --cov-config=pyproject.toml --cov-report=term $(TEST_ARGS)
+		$(if $(COVERAGE),--cov --cov-config=pyproject.toml --cov-report=term) $(TEST_ARGS)
 	@if test -n "$(LIGHTNING_PYTHON)"; then $(MAKE) --no-print-directory test-lightning; \
 	else echo "skipped: tests/lightning needs python3.11, which Agent Lightning 0.3 is for (docs/agent-lightning.md)"; fi
 
