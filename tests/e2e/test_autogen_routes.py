@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +10,11 @@ from autogen_agentchat.agents import AssistantAgent, UserProxyAgent
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_agentchat.tools import AgentTool
-from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from agentgym import AgentGym
 from agentgym.proto.v1 import common_pb2
 from agentgym.testing import LLMServer, call_tool, say
+from tests.autogen_model import model
 
 pytestmark = pytest.mark.e2e
 
@@ -65,15 +64,6 @@ def team(gym: AgentGym | None, client: Any) -> Any:
 
 
 ROUTES = {"wrapped": wrapped, "attached": attached, "team": team}
-
-
-@asynccontextmanager
-async def model(server: LLMServer) -> AsyncIterator[OpenAIChatCompletionClient]:
-    client = OpenAIChatCompletionClient(model="gpt-4o", base_url=server.base_url, api_key="none")
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @pytest.fixture(scope="module")

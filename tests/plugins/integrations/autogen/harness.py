@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.base import TaskResult
-from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from agentgym import semconv
 from agentgym.items import SpanItem
@@ -37,15 +34,6 @@ def weather(city: str) -> str:
 async def news(city: str) -> str:
     """Tells the news."""
     return f"no news in {city}"
-
-
-@asynccontextmanager
-async def model(server: LLMServer) -> AsyncIterator[OpenAIChatCompletionClient]:
-    client = OpenAIChatCompletionClient(model="gpt-4o", base_url=server.base_url, api_key="none")
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def build(

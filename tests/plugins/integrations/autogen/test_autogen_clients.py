@@ -28,11 +28,11 @@ from agentgym.integrations.autogen import GymClient
 from agentgym.integrations.autogen import client as client_module
 from agentgym.testing import LLMServer
 from agentgym.testing.recording import RecordingGym
+from tests.autogen_model import model
 from tests.plugins.integrations.autogen.harness import (
     TOOLS,
     agents,
     member,
-    model,
     named,
     news,
     weather,

@@ -14,13 +14,13 @@ from agentgym import semconv
 from agentgym.testing import ChatReply, ChatRequest, LLMServer, call_tool, say
 from agentgym.testing.recording import RecordingGym
 from agentgym.trajectory import Assignment, Fallback
+from tests.autogen_model import model
 from tests.plugins.integrations.autogen.harness import (
     TOOLS,
     answer,
     bodies,
     build,
     choice,
-    model,
     named,
     news,
     shown,

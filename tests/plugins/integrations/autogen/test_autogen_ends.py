@@ -21,7 +21,8 @@ from autogen_ext.models.replay import ReplayChatCompletionClient
 from agentgym import semconv
 from agentgym.testing import ChatReply, ChatRequest, LLMServer, ScriptedBrain
 from agentgym.testing.recording import RecordingGym
-from tests.plugins.integrations.autogen.harness import build, model, named, pair
+from tests.autogen_model import model
+from tests.plugins.integrations.autogen.harness import build, named, pair
 from tests.plugins.integrations.trees import assert_whole
 
 

@@ -16,13 +16,13 @@ from agentgym.recorder import Recorder, Run, Turn
 from agentgym.testing import LLMServer
 from agentgym.testing.recording import RecordingGym
 from agentgym.tree import Call
+from tests.autogen_model import model
 from tests.plugins.integrations.autogen.harness import (
     TOOLS,
     TURN_CALL_TURN,
     answer,
     bodies,
     build,
-    model,
     outline,
     pair,
 )

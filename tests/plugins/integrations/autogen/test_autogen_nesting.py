@@ -13,7 +13,8 @@ from autogen_agentchat.tools import AgentTool
 
 from agentgym.testing import LLMServer
 from agentgym.testing.recording import RecordingGym
-from tests.plugins.integrations.autogen.harness import TOOLS, answer, build, model, outline
+from tests.autogen_model import model
+from tests.plugins.integrations.autogen.harness import TOOLS, answer, build, outline
 from tests.plugins.integrations.trees import assert_whole
 
 

@@ -15,12 +15,12 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 from agentgym import semconv
 from agentgym.testing import EchoToolBrain, LLMServer
 from agentgym.testing.recording import RecordingGym
+from tests.autogen_model import model
 from tests.plugins.integrations.autogen.harness import (
     TOOLS,
     TURN_CALL_TURN,
     answer,
     build,
-    model,
     named,
     outline,
 )

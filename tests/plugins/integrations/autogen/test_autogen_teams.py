@@ -23,7 +23,8 @@ from autogen_ext.models.replay import ReplayChatCompletionClient
 from agentgym import semconv
 from agentgym.testing import ChatReply, ChatRequest, LLMServer, call_tool
 from agentgym.testing.recording import RecordingGym
-from tests.plugins.integrations.autogen.harness import TOOLS, agents, member, model, named, pair
+from tests.autogen_model import model
+from tests.plugins.integrations.autogen.harness import TOOLS, agents, member, named, pair
 from tests.plugins.integrations.trees import assert_whole
 
 

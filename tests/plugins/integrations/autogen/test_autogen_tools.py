@@ -14,10 +14,10 @@ from autogen_core.tools import FunctionTool, StaticStreamWorkbench, StaticWorkbe
 from agentgym import semconv
 from agentgym.testing import ChatReply, LLMServer, ScriptedBrain, ToolCall, say
 from agentgym.testing.recording import RecordingGym
+from tests.autogen_model import model
 from tests.plugins.integrations.autogen.harness import (
     TURN_CALL_TURN,
     build,
-    model,
     named,
     outline,
     weather,

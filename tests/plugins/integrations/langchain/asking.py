@@ -5,12 +5,28 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from langchain_core.tools import BaseTool, tool
+
 from agentgym.testing import call_tool as call
 from agentgym.testing import say
 
 ASK = {"messages": [{"role": "user", "content": "Where is order 7?"}]}
 SCRIPT = (call("look_up", {"query": "7"}), say("Here it is."))
 WAYS = ["invoke", "ainvoke", "stream", "astream"]
+
+
+def waiting_tool() -> tuple[asyncio.Event, BaseTool]:
+    """A tool that never ends, and what tells that it has begun."""
+    started = asyncio.Event()
+
+    @tool
+    async def wait(query: str) -> str:
+        """Waits for ever."""
+        started.set()
+        await asyncio.Event().wait()
+        return ""
+
+    return started, wait
 
 
 async def run(agent: Any, how: str, ask: Any = ASK) -> str:

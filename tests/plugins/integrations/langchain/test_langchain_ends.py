@@ -7,27 +7,19 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.tools import BaseTool, tool
+from langchain_core.tools import BaseTool
 
 from agentgym import semconv
 from agentgym.testing import ApiError, ChatReply, ChatRequest
 from agentgym.testing import call_tool as call
 from agentgym.testing.recording import RecordingGym
-from tests.plugins.integrations.langchain.asking import ASK, SCRIPT, WAYS, run
+from tests.plugins.integrations.langchain.asking import ASK, SCRIPT, WAYS, run, waiting_tool
 
 
 async def test_cancelling_in_a_tool_leaves_nothing_open(
     bench: Any, make_gym: Any, check_tree: Any
 ) -> None:
-    started = asyncio.Event()
-
-    @tool
-    async def wait(query: str) -> str:
-        """Waits for ever."""
-        started.set()
-        await asyncio.Event().wait()
-        return ""
-
+    started, wait = waiting_tool()
     _, llm = bench(call("wait", {"query": "1"}))
     gym = make_gym("shadow")
     task = asyncio.create_task(create_agent(llm, [wait], middleware=[gym]).ainvoke(ASK))

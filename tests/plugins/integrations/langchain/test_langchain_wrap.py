@@ -22,7 +22,7 @@ from agentgym.errors import UnsupportedError
 from agentgym.testing import ApiError, ChatReply, ChatRequest, say
 from agentgym.testing import call_tool as call
 from agentgym.testing.recording import RecordingGym
-from tests.plugins.integrations.langchain.asking import SCRIPT
+from tests.plugins.integrations.langchain.asking import SCRIPT, waiting_tool
 
 FORCED = {"type": "function", "function": {"name": "refund"}}
 PROMPT = ChatPromptTemplate.from_messages(
@@ -302,15 +302,7 @@ def test_a_tool_that_does_not_exist_is_a_failed_call(
 async def test_cancelling_in_a_tool_leaves_nothing_open(
     bench: Any, make_gym: Any, check_tree: Any, kind: Any
 ) -> None:
-    started = asyncio.Event()
-
-    @tool
-    async def wait(query: str) -> str:
-        """Waits for ever."""
-        started.set()
-        await asyncio.Event().wait()
-        return ""
-
+    started, wait = waiting_tool()
     _, llm = bench(call("wait", {"query": "1"}))
     gym = make_gym("shadow")
     task = asyncio.create_task(run(kind(gym.wrap(llm), [wait]), "ainvoke"))
